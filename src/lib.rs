@@ -1,0 +1,39 @@
+//! flyci turns Macs into ephemeral GitHub Actions runners: one virtual machine per job.
+//!
+//! The modules, in the order in which data meets them:
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`config`] | the configuration file: typed sections, all faults told at once |
+//! | [`domain`] | ids, labels, profiles, the states of job, vm and runner: pure, no clock, no I/O |
+//! | [`secrets`] | encryption of stored values, keyed look-ups, sealing of JIT configs |
+//! | [`store`] | all SQL, and the private Postgres |
+//! | [`github`] | the only code that speaks to GitHub |
+//! | [`hypervisor`] | clones, boots and destroys VMs: the trait and its backends |
+//! | [`guest`] | the only code that speaks to the agent inside a VM |
+//! | [`images`] | the read-only templates VMs are cloned from |
+//! | [`intake`] | a webhook delivery: verify, parse, store |
+//! | [`mint`] | a requested runner becomes a minted one (gateway) |
+//! | [`dispatch`] | free slots and ready VMs find demand (host) |
+//! | [`lifecycle`] | one driver per VM, from clone to destruction (host) |
+//! | [`upkeep`] | sweeps, expiry, pruning |
+//! | [`web`] | HTTP: webhook, health, API, metrics |
+//! | [`app`] | builds the roles, owns every task, shuts down |
+//! | [`cli`] | the commands |
+
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod dispatch;
+pub mod domain;
+pub mod github;
+pub mod guest;
+pub mod hypervisor;
+pub mod images;
+pub mod intake;
+pub mod lifecycle;
+pub mod mint;
+pub mod secrets;
+pub mod store;
+pub mod upkeep;
+pub mod web;

@@ -1,0 +1,2 @@
+//! The `flyci` program: parse the command line, run it, say how it went.
+fn main() {}
