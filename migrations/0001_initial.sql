@@ -96,7 +96,7 @@ CREATE TABLE jobs (
     UNIQUE (tenant_id, github_lookup)
 ) WITH (fillfactor = 85, autovacuum_vacuum_scale_factor = 0.01);
 -- The only index that a claim reads.
-CREATE INDEX jobs_wait ON jobs (profile, tenant_id, queued_at, id) WHERE state = 'queued';
+CREATE INDEX jobs_wait ON jobs (profile, tenant_id, class, queued_at) WHERE state = 'queued';
 CREATE INDEX jobs_open ON jobs (state) WHERE state IN ('waiting', 'running');
 CREATE INDEX jobs_vm ON jobs (vm_id) WHERE vm_id IS NOT NULL;
 CREATE INDEX jobs_received ON jobs (received_at);
@@ -257,7 +257,7 @@ GRANT SELECT, INSERT, DELETE ON runner_names TO flyci_gateway;
 GRANT SELECT, INSERT ON audit TO flyci_gateway, flyci_host;
 GRANT SELECT, UPDATE, DELETE ON vms, hosts TO flyci_gateway;
 GRANT SELECT, DELETE ON lanes, host_images TO flyci_gateway;
-GRANT SELECT ON jobs, profiles TO flyci_host;
+GRANT SELECT ON jobs, profiles, host_images TO flyci_host;
 GRANT UPDATE (attempts, not_before, verify_since) ON jobs TO flyci_host;
 GRANT SELECT (id, admission, suspended_at, uninstalled_at, vm_limit) ON tenants TO flyci_host;
 GRANT SELECT, INSERT, UPDATE ON hosts, host_images, vms, lanes TO flyci_host;

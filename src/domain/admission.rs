@@ -86,10 +86,7 @@ mod tests {
     }
 
     fn need(memory_gb: u64, cpus: u32) -> Need {
-        Need {
-            memory: Bytes(memory_gb * 1_000_000_000),
-            cpus,
-        }
+        Need { memory: Bytes(memory_gb * 1_000_000_000), cpus }
     }
 
     #[test]
@@ -98,10 +95,7 @@ mod tests {
         assert_eq!(host.admit(&[], need(7, 4)), Ok(()));
         assert_eq!(host.admit(&[need(7, 4)], need(7, 4)), Err(Refusal::Memory));
         assert_eq!(host.admit(&[need(7, 4)], need(5, 4)), Ok(()));
-        assert_eq!(
-            host.admit(&[need(7, 4), need(5, 4)], need(1, 1)),
-            Err(Refusal::Slots)
-        );
+        assert_eq!(host.admit(&[need(7, 4), need(5, 4)], need(1, 1)), Err(Refusal::Slots));
     }
 
     #[test]
@@ -114,9 +108,6 @@ mod tests {
 
     #[test]
     fn what_never_fits_is_known_beforehand() {
-        assert_eq!(
-            mini(8, 8).could_ever_admit(need(7, 4)),
-            Err(Refusal::Memory)
-        );
+        assert_eq!(mini(8, 8).could_ever_admit(need(7, 4)), Err(Refusal::Memory));
     }
 }

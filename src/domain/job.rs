@@ -9,7 +9,7 @@
 //! Deliveries come late, twice and out of order, and any of them may be the first that we see: a
 //! `completed` before its `queued` makes an ended row, so that nothing boots for a dead job.
 
-use super::reason::{JobEnd, words};
+use super::reason::JobEnd;
 use std::fmt;
 
 /// The state of a job, with what is true only then.
@@ -94,22 +94,14 @@ impl JobState {
     pub const fn end(self) -> Option<JobEnd> {
         match self {
             Self::Unserved(end) | Self::Lost(end) => Some(end),
-            Self::Waiting
-            | Self::Queued
-            | Self::Running
-            | Self::Done
-            | Self::Cancelled
-            | Self::Unknown => None,
+            Self::Waiting | Self::Queued | Self::Running | Self::Done | Self::Cancelled | Self::Unknown => None,
         }
     }
 
     /// True when nothing more is expected of it.
     #[must_use]
     pub const fn is_ended(self) -> bool {
-        matches!(
-            self,
-            Self::Done | Self::Cancelled | Self::Unserved(_) | Self::Lost(_)
-        )
+        matches!(self, Self::Done | Self::Cancelled | Self::Unserved(_) | Self::Lost(_))
     }
 }
 
@@ -159,22 +151,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const SAID: [Said; 5] = [
-        Said::Waiting,
-        Said::Queued,
-        Said::InProgress,
-        Said::CompletedByRunner,
-        Said::CompletedUnserved,
-    ];
+    const SAID: [Said; 5] =
+        [Said::Waiting, Said::Queued, Said::InProgress, Said::CompletedByRunner, Said::CompletedUnserved];
 
     #[test]
     fn a_late_queued_never_wakes_the_dead() {
-        for dead in [
-            JobState::Running,
-            JobState::Done,
-            JobState::Cancelled,
-            JobState::Lost(JobEnd::VmVanished),
-        ] {
+        for dead in [JobState::Running, JobState::Done, JobState::Cancelled, JobState::Lost(JobEnd::VmVanished)] {
             assert_eq!(next(dead, Said::Queued, Source::Webhook), None, "{dead}");
         }
     }
@@ -182,18 +164,9 @@ mod tests {
     #[test]
     fn what_github_contradicts_is_opened_again() {
         let unserved = JobState::Unserved(JobEnd::QueueTimeout);
-        assert_eq!(
-            next(unserved, Said::Queued, Source::Api),
-            Some(JobState::Queued)
-        );
-        assert_eq!(
-            next(unserved, Said::InProgress, Source::Webhook),
-            Some(JobState::Running)
-        );
-        assert_eq!(
-            next(JobState::Running, Said::Queued, Source::Api),
-            Some(JobState::Queued)
-        );
+        assert_eq!(next(unserved, Said::Queued, Source::Api), Some(JobState::Queued));
+        assert_eq!(next(unserved, Said::InProgress, Source::Webhook), Some(JobState::Running));
+        assert_eq!(next(JobState::Running, Said::Queued, Source::Api), Some(JobState::Queued));
     }
 
     proptest! {

@@ -37,12 +37,7 @@ impl LabelSet {
 
 impl<S: AsRef<str>> FromIterator<S> for LabelSet {
     fn from_iter<I: IntoIterator<Item = S>>(labels: I) -> Self {
-        Self(
-            labels
-                .into_iter()
-                .map(|label| label.as_ref().trim().to_lowercase())
-                .collect(),
-        )
+        Self(labels.into_iter().map(|label| label.as_ref().trim().to_lowercase()).collect())
     }
 }
 

@@ -6,6 +6,7 @@ pub mod class;
 pub mod ids;
 pub mod job;
 pub mod labels;
+pub mod profile;
 pub mod reason;
 pub mod runner;
 pub mod units;

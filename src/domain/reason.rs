@@ -32,7 +32,7 @@ macro_rules! words {
         }
 
         impl serde::Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
                 serializer.serialize_str(self.as_str())
             }
         }
@@ -126,10 +126,7 @@ impl VmEnd {
     /// True when the failure is charged to the host and its image.
     #[must_use]
     pub const fn is_host_failure(self) -> bool {
-        matches!(
-            self,
-            Self::CloneFailed | Self::BootFailed | Self::BootTimeout | Self::DeliveryFailed
-        )
+        matches!(self, Self::CloneFailed | Self::BootFailed | Self::BootTimeout | Self::DeliveryFailed)
     }
 }
 

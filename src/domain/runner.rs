@@ -48,13 +48,7 @@ impl RunnerState {
     pub const fn may_be_registered(self) -> bool {
         matches!(
             self,
-            Self::Minting
-                | Self::Minted
-                | Self::Delivering
-                | Self::Online
-                | Self::Busy
-                | Self::Ended
-                | Self::Removing
+            Self::Minting | Self::Minted | Self::Delivering | Self::Online | Self::Busy | Self::Ended | Self::Removing
         )
     }
 }

@@ -1,8 +1,9 @@
-//! Sizes as people write them: `7GB`, `512MB`.
+//! Sizes and times as people write them: `7GB`, `512MB`, `30s`, `6h15m`.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// A number of bytes. Written with decimal (`GB`) or binary (`GiB`) units; `GB` is read as
 /// 10^9, as disk makers and GitHub's runner tables do.
@@ -44,9 +45,7 @@ impl FromStr for Bytes {
         let (digits, factor) = UNITS
             .iter()
             .find_map(|(unit, factor)| {
-                lower
-                    .strip_suffix(&unit.to_ascii_lowercase())
-                    .map(|digits| (digits.trim(), *factor))
+                lower.strip_suffix(&unit.to_ascii_lowercase()).map(|digits| (digits.trim(), *factor))
             })
             .ok_or_else(fault)?;
         let count: u64 = digits.parse().map_err(|_| fault())?;
@@ -56,9 +55,7 @@ impl FromStr for Bytes {
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let exact = UNITS
-            .iter()
-            .find(|(_, factor)| self.0 >= *factor && self.0.is_multiple_of(*factor));
+        let exact = UNITS.iter().find(|(_, factor)| self.0 >= *factor && self.0.is_multiple_of(*factor));
         match exact {
             Some((unit, factor)) => write!(f, "{}{unit}", self.0 / factor),
             None => write!(f, "{}B", self.0),
@@ -80,9 +77,57 @@ impl Serialize for Bytes {
 
 impl<'de> Deserialize<'de> for Bytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A length of time, written as `250ms`, `30s`, `6h15m`, `400d`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Span(pub Duration);
+
+/// Why a text is no length of time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a length of time; write numbers with units, like `250ms`, `30s`, `6h15m` or `400d`")]
+pub struct ParseSpanError(String);
+
+impl Span {
+    /// So many seconds.
+    #[must_use]
+    pub const fn seconds(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+}
+
+impl FromStr for Span {
+    type Err = ParseSpanError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        humantime::parse_duration(text.trim()).map(Span).map_err(|_| ParseSpanError(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = humantime::format_duration(self.0).to_string();
+        f.pad(&text.replace(' ', ""))
+    }
+}
+
+impl fmt::Debug for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -91,14 +136,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn reads_and_shows_times() {
+        for (text, seconds) in [("30s", 30), ("6h15m", 22_500), ("400d", 34_560_000), ("0ms", 0), ("48h", 172_800)] {
+            assert_eq!(text.parse(), Ok(Span::seconds(seconds)), "{text}");
+            assert_eq!(Span::seconds(seconds).to_string().parse(), Ok(Span::seconds(seconds)));
+        }
+        for text in ["", "5", "abc", "-1s"] {
+            assert!(text.parse::<Span>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn reads_what_people_write() {
-        for (text, bytes) in [
-            ("7GB", 7_000_000_000),
-            ("512 MB", 512_000_000),
-            ("4GiB", 4 << 30),
-            ("0B", 0),
-            ("28gb", 28_000_000_000),
-        ] {
+        for (text, bytes) in
+            [("7GB", 7_000_000_000), ("512 MB", 512_000_000), ("4GiB", 4 << 30), ("0B", 0), ("28gb", 28_000_000_000)]
+        {
             assert_eq!(text.parse(), Ok(Bytes(bytes)), "{text}");
         }
     }

@@ -194,9 +194,7 @@ pub fn next(state: VmState, event: VmEvent) -> Result<VmState, Denied> {
         (S::Ready, E::Bind) => Ok(S::Bound),
         (S::Bound, E::BeginDelivery) => Ok(S::Delivering),
         (S::Delivering, E::Served) | (S::Unreachable, E::Return) => Ok(S::Serving),
-        (S::Planned | S::Cloning | S::Cloned | S::Booting | S::Ready | S::Bound, E::Abandon) => {
-            Ok(S::Abandoned)
-        }
+        (S::Planned | S::Cloning | S::Cloned | S::Booting | S::Ready | S::Bound, E::Abandon) => Ok(S::Abandoned),
         (S::Delivering | S::Serving, E::LoseSight) => Ok(S::Unreachable),
         (
             S::Planned

@@ -1,1 +1,157 @@
-//! (under construction)
+//! All SQL, one file per table; no decisions.
+//!
+//! Every function works on whatever executor its caller holds, a pool or a transaction. A change of
+//! state is an `UPDATE … WHERE state = $from AND <fence>`, answered [`Applied::Yes`] or
+//! [`Applied::Stale`]. Lock order everywhere: profile, class, tenant, then rows.
+
+pub mod audit;
+pub mod deliveries;
+pub mod demand;
+pub mod fleet;
+pub mod hosts;
+pub mod jobs;
+pub mod refusals;
+pub mod repositories;
+pub mod runners;
+pub mod tenants;
+pub mod vms;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Executor, PgPool};
+use std::time::Duration;
+
+/// How long a loop waits for a connection before it says that the database is away.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// No statement of a loop is meant to take longer.
+const STATEMENT_TIMEOUT_MS: u32 = 5_000;
+/// An open transaction holds back the cleaning of every table.
+const IDLE_IN_TRANSACTION_TIMEOUT_MS: u32 = 10_000;
+
+/// The migrations, in the binary.
+pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
+
+/// The newest schema that this version writes.
+const SCHEMA: i32 = 1;
+
+/// Whether a guarded write found what it expected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Applied {
+    /// The row was as expected, and is changed.
+    Yes,
+    /// Somebody else was faster; nothing was changed.
+    Stale,
+}
+
+impl Applied {
+    const fn from_rows(rows: u64) -> Self {
+        if rows == 0 { Self::Stale } else { Self::Yes }
+    }
+}
+
+/// Why the database did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database is away, or refused.
+    #[error("the database did not answer as expected")]
+    Database(#[from] sqlx::Error),
+    /// The migrations did not run.
+    #[error("the database could not be brought to this version's schema")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// The database is of a later version.
+    #[error(
+        "the database has schema {found}, readable from version {min_reader} on; this flyci knows {ours}: install the flyci that migrated it, or a later one"
+    )]
+    TooNew { found: i32, min_reader: i32, ours: i32 },
+    /// The transition is not one that the state machine knows.
+    #[error(transparent)]
+    Denied(#[from] crate::domain::vm::Denied),
+}
+
+impl StoreError {
+    /// True when trying again may help: the connection broke, a deadlock was resolved.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Database(sqlx::Error::Database(error)) => {
+                matches!(error.code().as_deref(), Some("40P01" | "40001" | "57P01" | "57P03" | "55P03"))
+            }
+            Self::Database(
+                sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Tls(_),
+            ) => true,
+            Self::Database(_) | Self::Migrate(_) | Self::TooNew { .. } | Self::Denied(_) => false,
+        }
+    }
+}
+
+/// What every function of the store answers with.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// Who a pool acts as: a database role that owns and bypasses nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// Takes deliveries, speaks to GitHub.
+    Gateway,
+    /// Owns a machine's vms.
+    Host,
+}
+
+impl Role {
+    const fn database_role(self) -> &'static str {
+        match self {
+            Self::Gateway => "flyci_gateway",
+            Self::Host => "flyci_host",
+        }
+    }
+}
+
+/// Brings the database to this version's schema, or refuses one that is too new.
+///
+/// Runs under sqlx's advisory lock: of several that start at once, one migrates and the others wait.
+///
+/// # Errors
+/// When the database is away, too new, or a migration fails (it is then rolled back).
+pub async fn migrate(options: &PgConnectOptions) -> Result<()> {
+    let pool =
+        PgPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE_TIMEOUT).connect_with(options.clone()).await?;
+    let outcome = migrate_with(&pool).await;
+    pool.close().await;
+    outcome
+}
+
+async fn migrate_with(pool: &PgPool) -> Result<()> {
+    if let Some(fleet) = fleet::find_schema(pool).await? {
+        if fleet.min_reader > SCHEMA {
+            return Err(StoreError::TooNew { found: fleet.schema, min_reader: fleet.min_reader, ours: SCHEMA });
+        }
+        if fleet.schema > SCHEMA {
+            return Ok(());
+        }
+    }
+    MIGRATOR.run(pool).await?;
+    Ok(())
+}
+
+/// A pool that acts as `role`, with the bounds that keep one slow statement from holding up all.
+///
+/// # Errors
+/// When the database is away or refuses the role.
+pub async fn connect(options: &PgConnectOptions, role: Role, max_connections: u32) -> Result<PgPool> {
+    let pool = PgPoolOptions::new()
+        .max_connections(max_connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .after_connect(move |connection, _| {
+            Box::pin(async move {
+                let set = format!(
+                    "SET ROLE {}; SET statement_timeout = {STATEMENT_TIMEOUT_MS}; \
+                     SET idle_in_transaction_session_timeout = {IDLE_IN_TRANSACTION_TIMEOUT_MS}",
+                    role.database_role()
+                );
+                connection.execute(sqlx::AssertSqlSafe(set)).await?;
+                Ok(())
+            })
+        })
+        .connect_with(options.clone())
+        .await?;
+    Ok(pool)
+}

@@ -1,0 +1,258 @@
+//! The machines that run VMs, and how images do on them.
+
+use super::{Applied, Result};
+use crate::domain::ids::HostId;
+use chrono::{DateTime, Utc};
+use sqlx::PgExecutor;
+
+/// What a host says of itself when its daemon starts.
+pub struct Introduction<'a> {
+    /// Our id, if the host is new.
+    pub id: HostId,
+    /// Its unique label.
+    pub name: &'a str,
+    /// The public key that JIT configs are sealed to.
+    pub public_key: &'a [u8],
+    /// `vz`, `qemu` or `fake`.
+    pub hypervisor: &'a str,
+    /// The chip, as profiles name it.
+    pub hardware: &'a str,
+    /// Its operating system.
+    pub os: &'a str,
+    /// Its instruction set.
+    pub architecture: &'a str,
+    /// Vms at once.
+    pub slots: u32,
+    /// CPUs of the machine.
+    pub cpus: u32,
+    /// Memory of the machine in bytes.
+    pub memory: u64,
+    /// The daemon's version.
+    pub version: &'a str,
+}
+
+/// Makes the host, or writes what it is now, and begins a new session: the fence of all its writes.
+pub async fn introduce(db: impl PgExecutor<'_>, host: &Introduction<'_>) -> Result<(HostId, i64)> {
+    let row = sqlx::query!(
+        r#"INSERT INTO hosts (id, name, public_key, hypervisor, hardware, os, architecture, slots, cpus, memory, version,
+                              session, seq)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 1, 1)
+           ON CONFLICT (name) DO UPDATE SET
+               public_key = EXCLUDED.public_key, hypervisor = EXCLUDED.hypervisor, hardware = EXCLUDED.hardware,
+               os = EXCLUDED.os, architecture = EXCLUDED.architecture, slots = EXCLUDED.slots, cpus = EXCLUDED.cpus,
+               memory = EXCLUDED.memory, version = EXCLUDED.version, session = hosts.session + 1,
+               seq = hosts.seq + 1, beat_at = clock_timestamp()
+           RETURNING id AS "id: HostId", session"#,
+        host.id.0,
+        host.name,
+        host.public_key,
+        host.hypervisor,
+        host.hardware,
+        host.os,
+        host.architecture,
+        i32::try_from(host.slots).unwrap_or(i32::MAX),
+        i32::try_from(host.cpus).unwrap_or(i32::MAX),
+        i64::try_from(host.memory).unwrap_or(i64::MAX),
+        host.version
+    )
+    .fetch_one(db)
+    .await?;
+    Ok((row.id, row.session))
+}
+
+/// The heartbeat: a number that moves as long as the host lives. Stale when a newer session began.
+pub async fn beat(db: impl PgExecutor<'_>, id: HostId, session: i64) -> Result<Applied> {
+    let rows = sqlx::query!(
+        "UPDATE hosts SET seq = seq + 1, beat_at = clock_timestamp() WHERE id = $1 AND session = $2",
+        id.0,
+        session
+    )
+    .execute(db)
+    .await?
+    .rows_affected();
+    Ok(Applied::from_rows(rows))
+}
+
+/// The public key that JIT configs for this host are sealed to.
+pub async fn public_key(db: impl PgExecutor<'_>, id: HostId) -> Result<Option<Vec<u8>>> {
+    Ok(sqlx::query_scalar!("SELECT public_key FROM hosts WHERE id = $1", id.0).fetch_optional(db).await?)
+}
+
+/// True while the host is to take no new work.
+pub async fn is_draining(db: impl PgExecutor<'_>, id: HostId) -> Result<bool> {
+    Ok(sqlx::query_scalar!("SELECT draining FROM hosts WHERE id = $1", id.0).fetch_optional(db).await?.unwrap_or(false))
+}
+
+/// Who drains a host, and why.
+pub struct Drain<'a> {
+    /// The host's name; `None`: every host.
+    pub host: Option<&'a str>,
+    /// Why, in the operator's words.
+    pub reason: Option<&'a str>,
+    /// Who said so.
+    pub by: &'a str,
+}
+
+/// Stops new work on hosts. Answers how many there are of that name.
+pub async fn drain(db: impl PgExecutor<'_>, drain: &Drain<'_>) -> Result<u64> {
+    Ok(sqlx::query!(
+        "UPDATE hosts SET draining = true, drain_reason = $2, drained_by = $3,
+                drained_at = CASE WHEN draining THEN drained_at ELSE clock_timestamp() END
+         WHERE $1::text IS NULL OR name = $1",
+        drain.host,
+        drain.reason,
+        drain.by
+    )
+    .execute(db)
+    .await?
+    .rows_affected())
+}
+
+/// Lets hosts take work again. Answers how many there are of that name.
+pub async fn resume(db: impl PgExecutor<'_>, host: Option<&str>) -> Result<u64> {
+    Ok(sqlx::query!(
+        "UPDATE hosts SET draining = false, drain_reason = NULL, drained_by = NULL, drained_at = NULL
+         WHERE $1::text IS NULL OR name = $1",
+        host
+    )
+    .execute(db)
+    .await?
+    .rows_affected())
+}
+
+/// One host, as the operator sees it.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Host {
+    /// Our id.
+    pub id: HostId,
+    /// Its unique label.
+    pub name: String,
+    /// `vz`, `qemu` or `fake`.
+    pub hypervisor: String,
+    /// The chip.
+    pub hardware: String,
+    /// Its operating system.
+    pub os: String,
+    /// Its instruction set.
+    pub architecture: String,
+    /// Vms at once.
+    pub slots: i32,
+    /// CPUs of the machine.
+    pub cpus: i32,
+    /// Memory in bytes.
+    pub memory: i64,
+    /// The daemon's version.
+    pub version: String,
+    /// When it was last heard of.
+    pub beat_at: DateTime<Utc>,
+    /// How long ago that was, in seconds of the database's clock.
+    pub silent_for_s: f64,
+    /// It takes no new work.
+    pub draining: bool,
+    /// Why.
+    pub drain_reason: Option<String>,
+    /// Who said so.
+    pub drained_by: Option<String>,
+    /// Since when.
+    pub drained_at: Option<DateTime<Utc>>,
+    /// Vms that hold a slot.
+    pub vms: i64,
+}
+
+/// Every host, by name.
+pub async fn all(db: impl PgExecutor<'_>) -> Result<Vec<Host>> {
+    Ok(sqlx::query_as!(
+        Host,
+        r#"SELECT h.id AS "id: HostId", h.name, h.hypervisor, h.hardware, h.os, h.architecture, h.slots, h.cpus, h.memory,
+                  h.version, h.beat_at, extract(epoch FROM clock_timestamp() - h.beat_at)::float8 AS "silent_for_s!",
+                  h.draining, h.drain_reason, h.drained_by, h.drained_at,
+                  (SELECT count(*) FROM vms v WHERE v.host_id = h.id AND v.state <> 'gone') AS "vms!"
+           FROM hosts h ORDER BY h.name"#
+    )
+    .fetch_all(db)
+    .await?)
+}
+
+/// An image that failed on a host.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct ImageHealth {
+    /// The host's name.
+    pub host: String,
+    /// The image's digest.
+    pub image: String,
+    /// Failures in a row.
+    pub failures: i32,
+    /// The reason of the last one.
+    pub last_failure: Option<String>,
+    /// No vm of it is made here before then, if that is still to come.
+    pub quarantined_until: Option<DateTime<Utc>>,
+}
+
+/// Every pair of host and image whose last boot failed.
+pub async fn failing_images(db: impl PgExecutor<'_>) -> Result<Vec<ImageHealth>> {
+    Ok(sqlx::query_as!(
+        ImageHealth,
+        "SELECT h.name AS host, i.image, i.failures, i.last_failure, i.quarantined_until
+         FROM host_images i JOIN hosts h ON h.id = i.host_id WHERE i.failures > 0 ORDER BY h.name, i.image"
+    )
+    .fetch_all(db)
+    .await?)
+}
+
+/// Whether vms of an image may be made on a host now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Health {
+    /// As many as fit.
+    Good,
+    /// One at a time: it failed too often, and the wait is over.
+    Canary,
+    /// None yet.
+    Quarantined,
+}
+
+/// How an image does on a host.
+pub async fn health(db: impl PgExecutor<'_>, host: HostId, image: &str) -> Result<Health> {
+    let row = sqlx::query!(
+        r#"SELECT failures, quarantined_until > clock_timestamp() AS "waiting?", quarantined_until IS NOT NULL AS "was!"
+           FROM host_images WHERE host_id = $1 AND image = $2"#,
+        host.0,
+        image
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(match row {
+        Some(row) if row.waiting == Some(true) => Health::Quarantined,
+        Some(row) if row.was && row.failures > 0 => Health::Canary,
+        Some(_) | None => Health::Good,
+    })
+}
+
+/// Charges a failure to the pair of host and image. From the third in a row on the pair is
+/// quarantined: 1 minute, then twice as long each time, up to an hour.
+pub async fn image_failed(db: impl PgExecutor<'_>, host: HostId, image: &str, reason: &str) -> Result<()> {
+    sqlx::query!(
+        "INSERT INTO host_images AS i (host_id, image, failures, last_failure) VALUES ($1, $2, 1, $3)
+         ON CONFLICT (host_id, image) DO UPDATE SET failures = i.failures + 1, last_failure = EXCLUDED.last_failure,
+            quarantined_until = CASE WHEN i.failures + 1 >= 3
+                THEN clock_timestamp() + least(power(2, least(i.failures - 2, 6)), 60) * interval '1 minute' END",
+        host.0,
+        image,
+        reason
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// An image booted to ready on a host: its failures are forgotten.
+pub async fn image_booted(db: impl PgExecutor<'_>, host: HostId, image: &str) -> Result<()> {
+    sqlx::query!(
+        "UPDATE host_images SET failures = 0, last_failure = NULL, quarantined_until = NULL
+         WHERE host_id = $1 AND image = $2 AND failures > 0",
+        host.0,
+        image
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,277 @@
+//! GitHub's jobs. Follows GitHub alone: written by intake and upkeep.
+
+use super::{Applied, Result};
+use crate::domain::class::Class;
+use crate::domain::ids::{JobId, RepositoryId, TenantId, VmId};
+use crate::domain::job::JobState;
+use crate::domain::reason::words;
+use crate::secrets::{Lookup, Sealed};
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, PgExecutor};
+
+words! {
+    /// How a job became a row.
+    Origin {
+        /// Its labels are a profile's.
+        Matched = "matched",
+        /// It runs on one of our runners, though its labels are no profile's.
+        Foreign = "foreign",
+    }
+}
+
+/// What a decision about a job needs to know of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
+    /// Our id.
+    pub id: JobId,
+    /// Its state.
+    pub state: JobState,
+    /// The vm that has, or had, it.
+    pub vm_id: Option<VmId>,
+}
+
+/// GitHub's times of a job: whole seconds of GitHub's clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Times {
+    /// When the run made it.
+    pub created_at: Option<DateTime<Utc>>,
+    /// When its runner began.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub completed_at: Option<DateTime<Utc>>,
+}
+
+/// What is needed to make a job's row.
+pub struct NewJob<'a> {
+    /// Our id.
+    pub id: JobId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Of which repository.
+    pub repository: RepositoryId,
+    /// Finds it by GitHub's id.
+    pub lookup: Lookup,
+    /// GitHub's id.
+    pub github_id: &'a Sealed,
+    /// GitHub's id of the run.
+    pub run_id: &'a Sealed,
+    /// Which attempt of the run.
+    pub run_attempt: i32,
+    /// Who started it.
+    pub initiator: Option<&'a Sealed>,
+    /// The profile that serves it.
+    pub profile: &'a str,
+    /// Its labels, sorted and lower case.
+    pub labels: &'a [String],
+    /// Its class.
+    pub class: Class,
+    /// How it became a row.
+    pub origin: Origin,
+    /// The state that the first delivery tells.
+    pub state: JobState,
+    /// How it ended, in GitHub's word.
+    pub conclusion: Option<&'a str>,
+    /// GitHub's times.
+    pub times: Times,
+    /// The vm that has it.
+    pub vm: Option<VmId>,
+}
+
+/// Makes a job's row. `false` when another gateway was faster: read it, and decide again.
+pub async fn insert(db: impl PgExecutor<'_>, new: &NewJob<'_>) -> Result<bool> {
+    let rows = sqlx::query!(
+        "INSERT INTO jobs (id, tenant_id, repository_id, github_lookup, github_id, run_id, run_attempt, initiator,
+                           profile, labels, class, origin, state, reason, conclusion, queued_at,
+                           github_created_at, github_started_at, github_completed_at, ended_at, vm_id)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
+                 CASE WHEN $13 = 'queued' THEN clock_timestamp() END, $16, $17, $18,
+                 CASE WHEN $19 THEN clock_timestamp() END, $20)
+         ON CONFLICT (tenant_id, github_lookup) DO NOTHING",
+        new.id.0,
+        new.tenant.0,
+        new.repository.0,
+        new.lookup.as_bytes(),
+        new.github_id.0,
+        new.run_id.0,
+        new.run_attempt,
+        new.initiator.map(|sealed| sealed.0.as_slice()),
+        new.profile,
+        new.labels,
+        new.class.0,
+        new.origin.as_str(),
+        new.state.as_str(),
+        new.state.end().map(crate::domain::reason::JobEnd::as_str),
+        new.conclusion,
+        new.times.created_at,
+        new.times.started_at,
+        new.times.completed_at,
+        new.state.is_ended(),
+        new.vm.map(|vm| vm.0)
+    )
+    .execute(db)
+    .await?
+    .rows_affected();
+    Ok(rows > 0)
+}
+
+/// Reads a job and holds its row until the transaction ends.
+pub async fn find_for_update(db: &mut PgConnection, tenant: TenantId, lookup: Lookup) -> Result<Option<Known>> {
+    let row = sqlx::query!(
+        r#"SELECT id AS "id: JobId", state, reason, vm_id AS "vm_id: VmId" FROM jobs
+           WHERE tenant_id = $1 AND github_lookup = $2 FOR UPDATE"#,
+        tenant.0,
+        lookup.as_bytes()
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(row.map(|row| Known {
+        id: row.id,
+        state: JobState::decode(&row.state, row.reason.as_deref()),
+        vm_id: row.vm_id,
+    }))
+}
+
+/// Moves a job from the state it was read in. Times and conclusion that are `None` stay.
+pub async fn advance(
+    db: impl PgExecutor<'_>,
+    job: JobId,
+    from: JobState,
+    to: JobState,
+    conclusion: Option<&str>,
+    times: Times,
+    vm: Option<VmId>,
+) -> Result<Applied> {
+    let rows = sqlx::query!(
+        "UPDATE jobs SET
+            state = $3, reason = $4,
+            conclusion = coalesce($5, conclusion),
+            github_created_at = coalesce($6, github_created_at),
+            github_started_at = coalesce($7, github_started_at),
+            github_completed_at = coalesce($8, github_completed_at),
+            queued_at = CASE WHEN $3 = 'queued' AND state <> 'queued' THEN clock_timestamp() ELSE queued_at END,
+            ended_at = CASE WHEN NOT $9 THEN NULL ELSE coalesce(ended_at, clock_timestamp()) END,
+            vm_id = CASE WHEN $3 = 'queued' THEN NULL ELSE coalesce($10, vm_id) END,
+            verify_since = NULL
+         WHERE id = $1 AND state = $2",
+        job.0,
+        from.as_str(),
+        to.as_str(),
+        to.end().map(crate::domain::reason::JobEnd::as_str),
+        conclusion,
+        times.created_at,
+        times.started_at,
+        times.completed_at,
+        to.is_ended(),
+        vm.map(|vm| vm.0)
+    )
+    .execute(db)
+    .await?
+    .rows_affected();
+    Ok(Applied::from_rows(rows))
+}
+
+/// A job that GitHub is to be asked about.
+#[derive(Clone, Debug)]
+pub struct Doubtful {
+    /// Our id.
+    pub id: JobId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Of which repository.
+    pub repository: RepositoryId,
+    /// GitHub's id.
+    pub github_id: Sealed,
+    /// Its state.
+    pub state: JobState,
+}
+
+/// Jobs whose state is in doubt, or that have been queued since before `queued_before`, or running
+/// since before `running_before`: oldest first.
+pub async fn doubtful(
+    db: impl PgExecutor<'_>,
+    queued_before: DateTime<Utc>,
+    running_before: DateTime<Utc>,
+    limit: i64,
+) -> Result<Vec<Doubtful>> {
+    let rows = sqlx::query!(
+        r#"SELECT id AS "id: JobId", tenant_id AS "tenant: TenantId", repository_id AS "repository: RepositoryId",
+                  github_id AS "github_id: Sealed", state, reason
+           FROM jobs
+           WHERE (state = 'queued' AND (verify_since IS NOT NULL OR queued_at < $1))
+              OR (state = 'running' AND (verify_since IS NOT NULL OR coalesce(github_started_at, received_at) < $2))
+           ORDER BY received_at LIMIT $3"#,
+        queued_before,
+        running_before,
+        limit
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Doubtful {
+            id: row.id,
+            tenant: row.tenant,
+            repository: row.repository,
+            github_id: row.github_id,
+            state: JobState::decode(&row.state, row.reason.as_deref()),
+        })
+        .collect())
+}
+
+/// Takes the doubt away: GitHub confirmed the state.
+pub async fn confirm(db: impl PgExecutor<'_>, job: JobId) -> Result<()> {
+    sqlx::query!("UPDATE jobs SET verify_since = NULL WHERE id = $1", job.0).execute(db).await?;
+    Ok(())
+}
+
+/// Puts the queued jobs of a class in doubt: a runner of theirs ended without a job that we know of,
+/// so one of them may have run. They count as demand again once GitHub was asked.
+pub async fn doubt_class(db: impl PgExecutor<'_>, class: Class) -> Result<()> {
+    sqlx::query!(
+        "UPDATE jobs SET verify_since = coalesce(verify_since, clock_timestamp()) WHERE class = $1 AND state = 'queued'",
+        class.0
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Puts the running job of a vm in doubt: the vm ended, and GitHub has not told of the job's end.
+pub async fn doubt_of_vm(db: impl PgExecutor<'_>, vm: VmId) -> Result<()> {
+    sqlx::query!(
+        "UPDATE jobs SET verify_since = coalesce(verify_since, clock_timestamp()) WHERE vm_id = $1 AND state = 'running'",
+        vm.0
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Charges a failed try to the oldest queued job of a class. From `alarm` tries on it waits a
+/// growing while before it counts as demand again: 5, 10, … up to 30 minutes.
+pub async fn count_attempt(db: impl PgExecutor<'_>, class: Class, alarm: i32) -> Result<()> {
+    sqlx::query!(
+        "UPDATE jobs SET attempts = attempts + 1,
+            not_before = CASE WHEN attempts + 1 >= $2
+                THEN clock_timestamp() + least(attempts + 2 - $2, 6) * interval '5 minutes' END
+         WHERE id = (SELECT id FROM jobs WHERE class = $1 AND state = 'queued' ORDER BY queued_at LIMIT 1)",
+        class.0,
+        alarm
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Forgets up to `limit` ended jobs that came before `before`. Answers how many.
+pub async fn prune(db: impl PgExecutor<'_>, before: DateTime<Utc>, limit: i64) -> Result<u64> {
+    Ok(sqlx::query!(
+        "DELETE FROM jobs WHERE id IN
+           (SELECT id FROM jobs WHERE received_at < $1 AND ended_at IS NOT NULL ORDER BY received_at LIMIT $2)",
+        before,
+        limit
+    )
+    .execute(db)
+    .await?
+    .rows_affected())
+}
