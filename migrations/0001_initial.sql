@@ -40,9 +40,11 @@ CREATE TABLE tenants (
     suspended_at        timestamptz,
     uninstalled_at      timestamptz,
     vm_limit            integer,
+    verify_since        timestamptz,
     created_at          timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE INDEX tenants_account ON tenants (account_lookup);
+CREATE INDEX tenants_doubtful ON tenants (verify_since) WHERE verify_since IS NOT NULL;
 
 CREATE TABLE repositories (
     id            uuid PRIMARY KEY,
@@ -196,6 +198,7 @@ CREATE TABLE runners (
     github_id      bytea,
     sealed_jit     bytea,
     tries          integer NOT NULL DEFAULT 0,
+    trouble        text,
     minting_by     uuid,
     minting_until  timestamptz,
     not_before     timestamptz,

@@ -146,6 +146,25 @@ pub const fn next(state: JobState, said: Said, source: Source) -> Option<JobStat
     }
 }
 
+/// GitHub's conclusions.
+const CONCLUSIONS: [&str; 9] = [
+    "success",
+    "failure",
+    "cancelled",
+    "skipped",
+    "timed_out",
+    "action_required",
+    "neutral",
+    "stale",
+    "startup_failure",
+];
+
+/// GitHub's word for how a job ended. A word that is not known could carry anything, and is kept as `other`.
+#[must_use]
+pub fn conclusion(told: &str) -> &'static str {
+    CONCLUSIONS.into_iter().find(|known| *known == told).unwrap_or("other")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -128,6 +128,12 @@ impl VmEnd {
     pub const fn is_host_failure(self) -> bool {
         matches!(self, Self::CloneFailed | Self::BootFailed | Self::BootTimeout | Self::DeliveryFailed)
     }
+
+    /// True when the try is counted against the job: its machine was good, and it was not served.
+    #[must_use]
+    pub const fn is_failed_try(self) -> bool {
+        matches!(self, Self::RunnerExited | Self::Idle)
+    }
 }
 
 words! {

@@ -8,6 +8,7 @@
 
 mod envelope;
 pub mod files;
+pub mod package;
 mod ring;
 pub mod sealing;
 mod tenant;

@@ -2,6 +2,7 @@
 
 use super::{Applied, Result};
 use crate::domain::ids::HostId;
+use crate::domain::reason::VmEnd;
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 
@@ -227,25 +228,66 @@ pub async fn health(db: impl PgExecutor<'_>, host: HostId, image: &str) -> Resul
     })
 }
 
-/// Charges a failure to the pair of host and image. From the third in a row on the pair is
-/// quarantined: 1 minute, then twice as long each time, up to an hour.
-pub async fn image_failed(db: impl PgExecutor<'_>, host: HostId, image: &str, reason: &str) -> Result<()> {
+/// How much a failure weighs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Weight {
+    /// The third in a row quarantines the pair.
+    Once,
+    /// The pair is quarantined at once: it cannot get better by itself.
+    Final,
+}
+
+/// Failures in a row that quarantine a pair.
+const QUARANTINE_AFTER: i32 = 3;
+
+/// Charges a failure to the pair of host and image. A quarantine lasts 1 minute, then twice as long
+/// each time, up to an hour.
+pub async fn image_failed(
+    db: impl PgExecutor<'_>,
+    host: HostId,
+    image: &str,
+    reason: VmEnd,
+    weight: Weight,
+) -> Result<()> {
+    let first = match weight {
+        Weight::Once => 1,
+        Weight::Final => QUARANTINE_AFTER,
+    };
     sqlx::query!(
-        "INSERT INTO host_images AS i (host_id, image, failures, last_failure) VALUES ($1, $2, 1, $3)
-         ON CONFLICT (host_id, image) DO UPDATE SET failures = i.failures + 1, last_failure = EXCLUDED.last_failure,
-            quarantined_until = CASE WHEN i.failures + 1 >= 3
-                THEN clock_timestamp() + least(power(2, least(i.failures - 2, 6)), 60) * interval '1 minute' END",
+        "INSERT INTO host_images AS i (host_id, image, failures, last_failure, quarantined_until)
+         VALUES ($1, $2, $4::int, $3, CASE WHEN $4::int >= $5::int THEN clock_timestamp() + interval '1 minute' END)
+         ON CONFLICT (host_id, image) DO UPDATE SET
+            failures = greatest(i.failures + 1, $4::int), last_failure = EXCLUDED.last_failure,
+            quarantined_until = CASE WHEN greatest(i.failures + 1, $4::int) >= $5::int
+                THEN clock_timestamp() + least(power(2, least(greatest(i.failures + 1, $4::int) - $5::int, 6)), 60) * interval '1 minute'
+                END",
         host.0,
         image,
-        reason
+        reason.as_str(),
+        first,
+        QUARANTINE_AFTER
     )
     .execute(db)
     .await?;
     Ok(())
 }
 
-/// An image booted to ready on a host: its failures are forgotten.
+/// An image booted to ready on a host: its failures to boot are forgotten. That its runner is too old is not.
 pub async fn image_booted(db: impl PgExecutor<'_>, host: HostId, image: &str) -> Result<()> {
+    sqlx::query!(
+        "UPDATE host_images SET failures = 0, last_failure = NULL, quarantined_until = NULL
+         WHERE host_id = $1 AND image = $2 AND failures > 0 AND last_failure <> $3",
+        host.0,
+        image,
+        VmEnd::RunnerTooOld.as_str()
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// A job was served from an image on a host: nothing is wrong with the pair.
+pub async fn image_served(db: impl PgExecutor<'_>, host: HostId, image: &str) -> Result<()> {
     sqlx::query!(
         "UPDATE host_images SET failures = 0, last_failure = NULL, quarantined_until = NULL
          WHERE host_id = $1 AND image = $2 AND failures > 0",

@@ -8,6 +8,7 @@ use crate::domain::reason::words;
 use crate::secrets::{Lookup, Sealed};
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
+use std::time::Duration;
 
 words! {
     /// How a job became a row.
@@ -26,6 +27,8 @@ pub struct Known {
     pub id: JobId,
     /// Its state.
     pub state: JobState,
+    /// Its class.
+    pub class: Class,
     /// The vm that has, or had, it.
     pub vm_id: Option<VmId>,
 }
@@ -117,7 +120,7 @@ pub async fn insert(db: impl PgExecutor<'_>, new: &NewJob<'_>) -> Result<bool> {
 /// Reads a job and holds its row until the transaction ends.
 pub async fn find_for_update(db: &mut PgConnection, tenant: TenantId, lookup: Lookup) -> Result<Option<Known>> {
     let row = sqlx::query!(
-        r#"SELECT id AS "id: JobId", state, reason, vm_id AS "vm_id: VmId" FROM jobs
+        r#"SELECT id AS "id: JobId", state, reason, class AS "class: Class", vm_id AS "vm_id: VmId" FROM jobs
            WHERE tenant_id = $1 AND github_lookup = $2 FOR UPDATE"#,
         tenant.0,
         lookup.as_bytes()
@@ -127,6 +130,7 @@ pub async fn find_for_update(db: &mut PgConnection, tenant: TenantId, lookup: Lo
     Ok(row.map(|row| Known {
         id: row.id,
         state: JobState::decode(&row.state, row.reason.as_deref()),
+        class: row.class,
         vm_id: row.vm_id,
     }))
 }
@@ -179,29 +183,48 @@ pub struct Doubtful {
     pub tenant: TenantId,
     /// Of which repository.
     pub repository: RepositoryId,
+    /// Its class.
+    pub class: Class,
     /// GitHub's id.
     pub github_id: Sealed,
     /// Its state.
     pub state: JobState,
+    /// It has been in the queue for longer than it may.
+    pub overdue: bool,
+    /// Its vm has been gone for so long that GitHub must know it, too.
+    pub abandoned: bool,
 }
 
-/// Jobs whose state is in doubt, or that have been queued since before `queued_before`, or running
-/// since before `running_before`: oldest first.
-pub async fn doubtful(
-    db: impl PgExecutor<'_>,
-    queued_before: DateTime<Utc>,
-    running_before: DateTime<Utc>,
-    limit: i64,
-) -> Result<Vec<Doubtful>> {
+/// When a job is asked about.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// The longest that a job may be queued.
+    pub queue: Duration,
+    /// How long a job runs before GitHub is asked whether it still does.
+    pub running: Duration,
+    /// How long after its vm's end a `completed` may still come by itself.
+    pub delivery: Duration,
+    /// How long after its vm's end a job that GitHub still calls running is lost.
+    pub lost: Duration,
+}
+
+/// Jobs whose state is in doubt, or that have been queued or running for too long: oldest first.
+pub async fn doubtful(db: impl PgExecutor<'_>, patience: &Patience, limit: i64) -> Result<Vec<Doubtful>> {
     let rows = sqlx::query!(
-        r#"SELECT id AS "id: JobId", tenant_id AS "tenant: TenantId", repository_id AS "repository: RepositoryId",
-                  github_id AS "github_id: Sealed", state, reason
-           FROM jobs
-           WHERE (state = 'queued' AND (verify_since IS NOT NULL OR queued_at < $1))
-              OR (state = 'running' AND (verify_since IS NOT NULL OR coalesce(github_started_at, received_at) < $2))
-           ORDER BY received_at LIMIT $3"#,
-        queued_before,
-        running_before,
+        r#"SELECT j.id AS "id: JobId", j.tenant_id AS "tenant: TenantId", j.repository_id AS "repository: RepositoryId",
+                  j.class AS "class: Class", j.github_id AS "github_id: Sealed", j.state, j.reason,
+                  coalesce(j.queued_at < clock_timestamp() - make_interval(secs => $1), false) AS "overdue!",
+                  coalesce(v.gone_at < clock_timestamp() - make_interval(secs => $4), false) AS "abandoned!"
+           FROM jobs j LEFT JOIN vms v ON v.id = j.vm_id
+           WHERE (j.state = 'queued' AND (j.verify_since IS NOT NULL
+                                          OR j.queued_at < clock_timestamp() - make_interval(secs => $1)))
+              OR (j.state = 'running' AND (j.verify_since < clock_timestamp() - make_interval(secs => $3)
+                  OR coalesce(j.github_started_at, j.received_at) < clock_timestamp() - make_interval(secs => $2)))
+           ORDER BY j.verify_since NULLS LAST, j.received_at LIMIT $5"#,
+        patience.queue.as_secs_f64(),
+        patience.running.as_secs_f64(),
+        patience.delivery.as_secs_f64(),
+        patience.lost.as_secs_f64(),
         limit
     )
     .fetch_all(db)
@@ -212,16 +235,44 @@ pub async fn doubtful(
             id: row.id,
             tenant: row.tenant,
             repository: row.repository,
+            class: row.class,
             github_id: row.github_id,
             state: JobState::decode(&row.state, row.reason.as_deref()),
+            overdue: row.overdue,
+            abandoned: row.abandoned,
         })
         .collect())
+}
+
+/// Asks about a job again later: GitHub did not answer.
+pub async fn doubt_again(db: impl PgExecutor<'_>, job: JobId) -> Result<()> {
+    sqlx::query!("UPDATE jobs SET verify_since = clock_timestamp() WHERE id = $1", job.0).execute(db).await?;
+    Ok(())
 }
 
 /// Takes the doubt away: GitHub confirmed the state.
 pub async fn confirm(db: impl PgExecutor<'_>, job: JobId) -> Result<()> {
     sqlx::query!("UPDATE jobs SET verify_since = NULL WHERE id = $1", job.0).execute(db).await?;
     Ok(())
+}
+
+/// Puts a job in doubt: GitHub is asked before it counts.
+pub async fn doubt(db: impl PgExecutor<'_>, job: JobId) -> Result<()> {
+    sqlx::query!("UPDATE jobs SET verify_since = coalesce(verify_since, clock_timestamp()) WHERE id = $1", job.0)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// True when the vm has, or had, a job other than this one.
+pub async fn has_other(db: impl PgExecutor<'_>, vm: VmId, job: JobId) -> Result<bool> {
+    Ok(sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT 1 FROM jobs WHERE vm_id = $1 AND id <> $2) AS "other!""#,
+        vm.0,
+        job.0
+    )
+    .fetch_one(db)
+    .await?)
 }
 
 /// Puts the queued jobs of a class in doubt: a runner of theirs ended without a job that we know of,
@@ -245,6 +296,21 @@ pub async fn doubt_of_vm(db: impl PgExecutor<'_>, vm: VmId) -> Result<()> {
     .execute(db)
     .await?;
     Ok(())
+}
+
+/// When the oldest queued job of a class was made at GitHub, and when we heard of it.
+pub async fn oldest_queued(
+    db: impl PgExecutor<'_>,
+    class: Class,
+) -> Result<Option<(Option<DateTime<Utc>>, DateTime<Utc>)>> {
+    let row = sqlx::query!(
+        "SELECT github_created_at, received_at FROM jobs WHERE class = $1 AND state = 'queued'
+         ORDER BY queued_at LIMIT 1",
+        class.0
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(row.map(|row| (row.github_created_at, row.received_at)))
 }
 
 /// Charges a failed try to the oldest queued job of a class. From `alarm` tries on it waits a

@@ -3,7 +3,7 @@
 use super::{Applied, Result};
 use crate::domain::class::Class;
 use crate::domain::ids::{HostId, RepositoryId, RunnerId, TenantId, VmId};
-use crate::domain::reason::RunnerEnd;
+use crate::domain::reason::{RunnerEnd, Waiting};
 use crate::domain::runner::RunnerState;
 use crate::secrets::{Lookup, Sealed};
 use chrono::{DateTime, Utc};
@@ -180,7 +180,7 @@ pub async fn minted(
 ) -> Result<Applied> {
     let rows = sqlx::query!(
         "UPDATE runners r SET state = 'minted', github_lookup = $3, github_id = $4, sealed_jit = $5,
-                minted_at = clock_timestamp(), minting_by = NULL, minting_until = NULL
+                minted_at = clock_timestamp(), minting_by = NULL, minting_until = NULL, trouble = NULL
          FROM vms v
          WHERE r.id = $1 AND r.state = 'minting' AND r.minting_by = $2 AND v.id = r.vm_id AND v.state = 'bound'",
         runner.0,
@@ -195,15 +195,34 @@ pub async fn minted(
     Ok(Applied::from_rows(rows))
 }
 
-/// Gives a runner back to be minted later, under a new name.
-pub async fn put_back(db: impl PgExecutor<'_>, runner: RunnerId, gateway: Uuid, wait: Duration) -> Result<Applied> {
+/// What became of the name that was offered to GitHub last.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NameFate {
+    /// GitHub has no registration of it.
+    Settled,
+    /// The answer was lost: there may be a registration, to be found by the name and deleted first.
+    Unknown,
+}
+
+/// Gives a runner back to be minted later, under a new name. `trouble` tells the operator why.
+pub async fn put_back(
+    db: impl PgExecutor<'_>,
+    runner: RunnerId,
+    gateway: Uuid,
+    fate: NameFate,
+    wait: Duration,
+    trouble: Option<Waiting>,
+) -> Result<Applied> {
     let rows = sqlx::query!(
-        "UPDATE runners SET state = 'requested', minting_by = NULL, minting_until = NULL,
+        "UPDATE runners SET state = 'requested', minting_by = NULL, minting_until = NULL, trouble = $5,
+                name = CASE WHEN $4 THEN NULL ELSE name END,
                 not_before = clock_timestamp() + make_interval(secs => $3)
          WHERE id = $1 AND state = 'minting' AND minting_by = $2",
         runner.0,
         gateway,
-        wait.as_secs_f64()
+        wait.as_secs_f64(),
+        fate == NameFate::Settled,
+        trouble.map(Waiting::as_str)
     )
     .execute(db)
     .await?

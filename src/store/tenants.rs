@@ -166,6 +166,7 @@ pub enum Standing {
 pub async fn set_standing(db: impl PgExecutor<'_>, id: TenantId, standing: Standing) -> Result<()> {
     sqlx::query!(
         "UPDATE tenants SET
+            verify_since = NULL,
             suspended_at = CASE WHEN $2 THEN coalesce(suspended_at, clock_timestamp()) END,
             uninstalled_at = CASE WHEN $3 THEN coalesce(uninstalled_at, clock_timestamp()) END
          WHERE id = $1",
@@ -176,6 +177,28 @@ pub async fn set_standing(db: impl PgExecutor<'_>, id: TenantId, standing: Stand
     .execute(db)
     .await?;
     Ok(())
+}
+
+/// Puts an installation in doubt: GitHub is asked how it stands.
+pub async fn doubt(db: impl PgExecutor<'_>, id: TenantId) -> Result<()> {
+    sqlx::query!("UPDATE tenants SET verify_since = coalesce(verify_since, clock_timestamp()) WHERE id = $1", id.0)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Installations whose standing GitHub is to be asked about.
+pub async fn doubtful(db: impl PgExecutor<'_>, limit: i64) -> Result<Vec<Tenant>> {
+    Ok(sqlx::query_as!(
+        Tenant,
+        r#"SELECT id AS "id: TenantId", wrapped_keys, installation_id AS "installation_id: Sealed",
+                  account_id AS "account_id: Sealed", account AS "account: Sealed", account_kind, admission,
+                  suspended_at, uninstalled_at, vm_limit, created_at
+           FROM tenants WHERE verify_since IS NOT NULL ORDER BY verify_since LIMIT $1"#,
+        limit
+    )
+    .fetch_all(db)
+    .await?)
 }
 
 /// Writes the account's new login.

@@ -156,6 +156,18 @@ pub async fn live(db: impl PgExecutor<'_>, host: HostId) -> Result<Vec<Vm>> {
     Ok(rows.into_iter().map(Vm::from).collect())
 }
 
+/// The vms of a class that are waiting for a job.
+pub async fn jobless_of_class(db: impl PgExecutor<'_>, class: Class) -> Result<Vec<VmId>> {
+    Ok(sqlx::query_scalar!(
+        r#"SELECT v.id AS "id: VmId" FROM vms v
+           WHERE v.class = $1 AND v.state NOT IN ('stopping', 'gone', 'abandoned')
+             AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.vm_id = v.id)"#,
+        class.0
+    )
+    .fetch_all(db)
+    .await?)
+}
+
 /// Whether the host ever had a vm of this id, and whether it is gone.
 pub async fn known(db: impl PgExecutor<'_>, host: HostId, ids: &[uuid::Uuid]) -> Result<Vec<(VmId, VmState)>> {
     let rows = sqlx::query!(
