@@ -12,6 +12,9 @@
 //! | [`hypervisor`] | clones, boots and destroys VMs: the trait and its backends |
 //! | [`guest`] | the only code that speaks to the agent inside a VM |
 //! | [`images`] | the read-only templates VMs are cloned from |
+//! | [`place`] | where a call to GitHub goes: the names of a row, opened for the time of a call |
+//! | [`errors`] | how errors are told, without foreign text |
+//! | [`wake`] | lets loops sleep until there may be something to do |
 //! | [`intake`] | a webhook delivery: verify, parse, store |
 //! | [`mint`] | a requested runner becomes a minted one (gateway) |
 //! | [`dispatch`] | free slots and ready VMs find demand (host) |
@@ -26,6 +29,7 @@ pub mod cli;
 pub mod config;
 pub mod dispatch;
 pub mod domain;
+pub mod errors;
 pub mod github;
 pub mod guest;
 pub mod hypervisor;
@@ -33,7 +37,9 @@ pub mod images;
 pub mod intake;
 pub mod lifecycle;
 pub mod mint;
+pub mod place;
 pub mod secrets;
 pub mod store;
 pub mod upkeep;
+pub mod wake;
 pub mod web;
