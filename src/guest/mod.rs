@@ -8,8 +8,10 @@ use secrecy::SecretString;
 
 /// What a runner is started with.
 pub struct RunnerStart {
-    /// The registered name: also names the marker that makes the start happen at most once.
+    /// Our name of it: names the marker that makes the start happen at most once.
     pub name: String,
+    /// Its name at GitHub.
+    pub registered_name: String,
     /// GitHub's encoded JIT configuration.
     pub jit_config: SecretString,
     /// Text of `.setup_info`: what GitHub's runner prints in the job's own log.
@@ -63,4 +65,7 @@ pub trait Guest: Send + Sync {
 
     /// Resolves when the runner of this name has ended. May be called again after any error.
     async fn wait(&self, runner: &str) -> Result<RunnerEnd, GuestError>;
+
+    /// GitHub says that the runner's job is over. A real runner knows by itself.
+    async fn job_is_over(&self, _runner: &str) {}
 }

@@ -5,6 +5,8 @@
 //! directory, named after its id: killing the process and removing the directory destroys it.
 //! Backends know nothing of GitHub, jobs or the database.
 
+pub mod fake;
+
 use crate::domain::ids::VmId;
 use crate::domain::units::Bytes;
 use crate::guest::Guest;
