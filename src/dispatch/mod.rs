@@ -1,1 +1,182 @@
-//! (under construction)
+//! Free slots and ready vms find demand. Host.
+//!
+//! One pass: first the ready vms of this host take classes with a deficit, then free slots are planned
+//! for profiles that want more vms than there are blank ones. A pass takes no input: a wake only says
+//! that there may be something to do.
+//!
+//! Does not: boot anything (`lifecycle`), or decide which job a vm gets (GitHub does).
+
+use crate::domain::admission::{Capacity, Need};
+use crate::domain::ids::VmId;
+use crate::domain::profile::Profile;
+use crate::domain::vm::VmState;
+use crate::lifecycle::{Drivers, Machine};
+use crate::store::demand::{self, Binding};
+use crate::store::hosts::Health;
+use crate::store::vms::{self, NewVm, Vm};
+use crate::store::{StoreError, hosts};
+use std::collections::HashSet;
+
+/// What one pass did.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct DispatchReport {
+    /// Ready vms that took a class.
+    pub bound: u32,
+    /// Vms planned.
+    pub planned: u32,
+    /// Others were faster too often: another pass is called for.
+    pub contended: u32,
+}
+
+/// Finds work for this host.
+pub struct Dispatcher {
+    drivers: Drivers,
+    capacity: Capacity,
+    hardware: String,
+}
+
+/// A profile that this host can run now.
+struct Offer<'a> {
+    profile: &'a Profile,
+    image: String,
+    need: Need,
+    /// No more than this many new vms of its image at once.
+    at_most: usize,
+}
+
+impl Dispatcher {
+    /// A dispatcher that gives every vm it plans a driver.
+    #[must_use]
+    pub const fn new(drivers: Drivers, capacity: Capacity, hardware: String) -> Self {
+        Self { drivers, capacity, hardware }
+    }
+
+    /// The drivers of this host's vms.
+    #[must_use]
+    pub const fn drivers(&self) -> &Drivers {
+        &self.drivers
+    }
+
+    fn machine(&self) -> &Machine {
+        self.drivers.machine()
+    }
+
+    /// One round.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn pass(&self) -> Result<DispatchReport, StoreError> {
+        let mut report = DispatchReport::default();
+        let machine = self.machine();
+        if hosts::is_draining(&machine.pool, machine.fence.host).await? {
+            return Ok(report);
+        }
+        let live = vms::live(&machine.pool, machine.fence.host).await?;
+        for vm in live.iter().filter(|vm| vm.state == VmState::Ready) {
+            self.bind(vm, &mut report).await?;
+        }
+        self.plan(&live, &mut report).await?;
+        Ok(report)
+    }
+
+    async fn bind(&self, vm: &Vm, report: &mut DispatchReport) -> Result<(), StoreError> {
+        let machine = self.machine();
+        let limit = machine.limits.vms_per_tenant;
+        match demand::bind(&machine.pool, machine.fence, vm.id, &vm.profile, limit).await? {
+            Binding::Bound(_) => {
+                report.bound += 1;
+                machine.wakes.mint.notify_one();
+                machine.wakes.vm(vm.id);
+            }
+            Binding::NoDemand => {}
+            Binding::Contended => report.contended += 1,
+        }
+        Ok(())
+    }
+
+    async fn plan(&self, live: &[Vm], report: &mut DispatchReport) -> Result<(), StoreError> {
+        let mut taken: Vec<Need> = live.iter().map(need_of).collect();
+        let mut slots: HashSet<u16> = live.iter().map(|vm| vm.slot).collect();
+        for profile in &self.machine().profiles {
+            if slots.len() >= self.capacity.slots as usize {
+                break;
+            }
+            if let Some(offer) = self.offer(profile, live).await? {
+                let planned = self.plan_profile(&offer, &mut taken, &mut slots).await?;
+                report.planned += u32::try_from(planned.len()).unwrap_or(u32::MAX);
+                for vm in planned {
+                    self.drivers.ensure(vm);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What this host can do for a profile now; `None` when it cannot run it, or should not try.
+    async fn offer<'a>(&self, profile: &'a Profile, live: &[Vm]) -> Result<Option<Offer<'a>>, StoreError> {
+        let machine = self.machine();
+        let need = Need { memory: profile.memory, cpus: profile.cpus };
+        if profile.hardware.as_ref().is_some_and(|hardware| !hardware.is_met_by(&self.hardware))
+            || self.capacity.could_ever_admit(need).is_err()
+        {
+            return Ok(None);
+        }
+        let Some(image) = machine.images.digest(&profile.image) else { return Ok(None) };
+        let at_most = match hosts::health(&machine.pool, machine.fence.host, &image).await? {
+            Health::Good => usize::MAX,
+            Health::Canary if live.iter().any(|vm| vm.image == image && is_coming_up(vm.state)) => 0,
+            Health::Canary => 1,
+            Health::Quarantined => 0,
+        };
+        Ok((at_most > 0).then_some(Offer { profile, image, need, at_most }))
+    }
+
+    /// Plans as many vms as are wanted and fit, under the profile's lock.
+    async fn plan_profile(
+        &self,
+        offer: &Offer<'_>,
+        taken: &mut Vec<Need>,
+        slots: &mut HashSet<u16>,
+    ) -> Result<Vec<VmId>, StoreError> {
+        if self.capacity.admit(taken, offer.need).is_err() {
+            return Ok(Vec::new());
+        }
+        let machine = self.machine();
+        let mut tx = machine.pool.begin().await?;
+        demand::lock_profile(&mut tx, &offer.profile.label).await?;
+        let limit = machine.limits.vms_per_tenant;
+        let wanted = demand::wanted(&mut *tx, &offer.profile.label, limit, offer.profile.warm).await?;
+        let wanted = usize::try_from(wanted).unwrap_or(0).min(offer.at_most);
+        let mut planned = Vec::new();
+        while planned.len() < wanted && self.capacity.admit(taken, offer.need).is_ok() {
+            let Some(slot) = self.free_slot(slots) else { break };
+            let id = VmId::random();
+            let vm = NewVm {
+                id,
+                slot,
+                profile: &offer.profile.label,
+                image: &offer.image,
+                cpus: offer.profile.cpus,
+                memory: offer.profile.memory.0,
+            };
+            vms::insert(&mut *tx, machine.fence, &vm).await?;
+            slots.insert(slot);
+            taken.push(offer.need);
+            planned.push(id);
+        }
+        tx.commit().await?;
+        Ok(planned)
+    }
+
+    fn free_slot(&self, slots: &HashSet<u16>) -> Option<u16> {
+        (0..u16::try_from(self.capacity.slots).unwrap_or(u16::MAX)).find(|slot| !slots.contains(slot))
+    }
+}
+
+fn need_of(vm: &Vm) -> Need {
+    Need { memory: crate::domain::units::Bytes(vm.memory), cpus: vm.cpus }
+}
+
+const fn is_coming_up(state: VmState) -> bool {
+    matches!(state, VmState::Planned | VmState::Cloning | VmState::Cloned | VmState::Booting)
+}

@@ -1,0 +1,127 @@
+//! From a taken slot to a guest that is ready. A failure is charged to the host and its image.
+
+use super::{DriverError, Machine, Next, PERIOD, ending};
+use crate::domain::reason::VmEnd;
+use crate::domain::vm::{VmEvent, VmState};
+use crate::guest::Guest;
+use crate::hypervisor::HypervisorError;
+use crate::store::vms::{self, Vm};
+use crate::store::{Applied, hosts};
+use crate::wake::VmWake;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The longest that a clone may take: a copy-on-write clone takes milliseconds.
+const CLONE_DEADLINE: Duration = Duration::from_secs(120);
+/// How often the guest's agent is tried while the guest boots.
+const READY_INTERVAL: Duration = Duration::from_millis(100);
+
+pub(super) async fn step(machine: &Machine, vm: &Vm, wake: &VmWake) -> Result<Next, DriverError> {
+    if let Some(end) = wanted_end(machine, vm).await? {
+        return ending::stop(machine, vm, end).await;
+    }
+    match vm.state {
+        VmState::Planned => begin(machine, vm, VmEvent::BeginClone).await,
+        VmState::Cloning => clone(machine, vm).await,
+        VmState::Cloned => begin(machine, vm, VmEvent::BeginBoot).await,
+        _ => boot(machine, vm, wake).await,
+    }
+}
+
+/// Somebody wants the vm destroyed before it is ready.
+async fn wanted_end(machine: &Machine, vm: &Vm) -> Result<Option<VmEnd>, DriverError> {
+    Ok(vms::watch(&machine.pool, vm.id).await?.and_then(|watch| watch.kill_asked))
+}
+
+/// Writes the intent; the act follows when the row is read again.
+async fn begin(machine: &Machine, vm: &Vm, event: VmEvent) -> Result<Next, DriverError> {
+    let _ = machine.advance(vm, event).await?;
+    Ok(Next::Again)
+}
+
+async fn clone(machine: &Machine, vm: &Vm) -> Result<Next, DriverError> {
+    let outcome = match machine.spec(vm) {
+        Ok(spec) => tokio::time::timeout(CLONE_DEADLINE, machine.hypervisor.clone_vm(&spec)).await,
+        Err(error) => return fail(machine, vm, VmEnd::CloneFailed, error).await,
+    };
+    match outcome {
+        Ok(Ok(())) => begin(machine, vm, VmEvent::Cloned).await,
+        Ok(Err(error)) => fail(machine, vm, VmEnd::CloneFailed, error).await,
+        Err(_) => fail(machine, vm, VmEnd::CloneFailed, too_slow("cloning")).await,
+    }
+}
+
+/// What happened first while the guest booted.
+enum Boot {
+    Ready,
+    ProcessEnded,
+    TooSlow,
+    Look,
+}
+
+async fn boot(machine: &Machine, vm: &Vm, wake: &VmWake) -> Result<Next, DriverError> {
+    let Some(left) = time_left(machine, vm).await? else {
+        return fail(machine, vm, VmEnd::BootTimeout, too_slow("booting")).await;
+    };
+    let spec = machine.spec(vm)?;
+    match tokio::time::timeout(left, machine.hypervisor.boot(&spec)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return fail(machine, vm, VmEnd::BootFailed, error).await,
+        Err(_) => return fail(machine, vm, VmEnd::BootTimeout, too_slow("starting the process")).await,
+    }
+    vms::mark_booted(&machine.pool, machine.fence, vm.id).await?;
+    match until_ready(machine, vm, wake, left).await {
+        Boot::Ready => ready(machine, vm).await,
+        Boot::Look => Ok(Next::Again),
+        Boot::ProcessEnded => {
+            let error = HypervisorError::Process("it ended while the guest booted".into());
+            fail(machine, vm, VmEnd::BootFailed, error).await
+        }
+        Boot::TooSlow => fail(machine, vm, VmEnd::BootTimeout, too_slow("booting")).await,
+    }
+}
+
+/// The rest of the boot deadline, counted from the process's start; `None` when it has passed.
+async fn time_left(machine: &Machine, vm: &Vm) -> Result<Option<Duration>, DriverError> {
+    let Some(booted_at) = vm.booted_at else { return Ok(Some(machine.limits.boot)) };
+    let Some(watch) = vms::watch(&machine.pool, vm.id).await? else { return Ok(None) };
+    let passed = (watch.now - booted_at).to_std().unwrap_or_default();
+    Ok(machine.limits.boot.checked_sub(passed).filter(|left| !left.is_zero()))
+}
+
+async fn until_ready(machine: &Machine, vm: &Vm, wake: &VmWake, left: Duration) -> Boot {
+    let guest = machine.hypervisor.guest(vm.id);
+    tokio::select! {
+        () = answers(&guest) => Boot::Ready,
+        () = machine.hypervisor.ended(vm.id) => Boot::ProcessEnded,
+        () = tokio::time::sleep(left) => Boot::TooSlow,
+        // An operator's kill is seen when the row is read again; the guest boots on meanwhile.
+        () = wake.wait(PERIOD.max(left / 4)) => Boot::Look,
+        () = machine.shutdown.cancelled() => Boot::Look,
+    }
+}
+
+/// Resolves when the agent answers and the guest is prepared.
+async fn answers(guest: &Arc<dyn Guest>) {
+    while guest.ready().await.is_err() {
+        tokio::time::sleep(READY_INTERVAL).await;
+    }
+}
+
+async fn ready(machine: &Machine, vm: &Vm) -> Result<Next, DriverError> {
+    if machine.advance(vm, VmEvent::Ready).await? == Applied::Yes {
+        hosts::image_booted(&machine.pool, machine.fence.host, &vm.image).await?;
+        machine.wakes.demand.notify_one();
+    }
+    Ok(Next::Again)
+}
+
+async fn fail(machine: &Machine, vm: &Vm, end: VmEnd, error: impl Into<DriverError>) -> Result<Next, DriverError> {
+    let error = crate::errors::chain(&error.into()).to_string();
+    tracing::warn!(vm.id = %vm.id, image = %vm.image, reason = %end, error, "the vm did not come up");
+    ending::stop(machine, vm, end).await
+}
+
+fn too_slow(doing: &str) -> HypervisorError {
+    HypervisorError::Process(format!("{doing} took longer than it may"))
+}
