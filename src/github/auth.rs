@@ -74,7 +74,7 @@ struct TokenAnswer {
 impl GitHub {
     /// A call as the App, retried if it may be.
     pub(super) async fn as_app(&self, request: &Request, idempotent: Idempotent) -> Result<Answer> {
-        self.retry(idempotent, async || self.as_app_once(request).await).await
+        self.retry(idempotent, || Box::pin(self.as_app_once(request))).await
     }
 
     async fn as_app_once(&self, request: &Request) -> Result<Answer> {
@@ -99,19 +99,20 @@ impl GitHub {
         request: &Request,
         idempotent: Idempotent,
     ) -> Result<Answer> {
-        self.retry(idempotent, async || {
-            self.inner.governor.check(Some(key.installation), request)?;
-            let token = self.token(key).await?;
-            let answer = self.exchange(Some(key.installation), request, &token).await;
-            if !matches!(answer, Err(GitHubError::Unauthorized { .. })) {
-                return answer;
-            }
-            let refused = token.expose_secret();
-            self.inner.tokens.forget(&key, |cached| cached.expose_secret() == refused).await;
-            let fresh = self.token(key).await?;
-            self.exchange(Some(key.installation), request, &fresh).await
-        })
-        .await
+        self.retry(idempotent, || Box::pin(self.as_installation_once(key, request))).await
+    }
+
+    async fn as_installation_once(&self, key: TokenKey, request: &Request) -> Result<Answer> {
+        self.inner.governor.check(Some(key.installation), request)?;
+        let token = self.token(key).await?;
+        let answer = self.exchange(Some(key.installation), request, &token).await;
+        if !matches!(answer, Err(GitHubError::Unauthorized { .. })) {
+            return answer;
+        }
+        let refused = token.expose_secret();
+        self.inner.tokens.forget(&key, |cached| cached.expose_secret() == refused).await;
+        let fresh = self.token(key).await?;
+        self.exchange(Some(key.installation), request, &fresh).await
     }
 
     async fn token(&self, key: TokenKey) -> Result<SecretString> {

@@ -7,6 +7,7 @@ use super::request::{Method, Request};
 use super::transport::Answer;
 use backon::{ExponentialBuilder, Retryable as _};
 use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::future::BoxFuture;
 use hyper::http::Uri;
 use hyper::http::header::LOCATION;
 use secrecy::SecretString;
@@ -128,7 +129,13 @@ impl GitHub {
     }
 
     /// Runs `call`, again if it may be repeated and another try may help.
-    pub(super) async fn retry(&self, idempotent: Idempotent, call: impl AsyncFn() -> Result<Answer>) -> Result<Answer> {
+    ///
+    /// Boxed futures, since the compiler cannot tell that those of an async closure are `Send`.
+    pub(super) async fn retry<'a>(
+        &'a self,
+        idempotent: Idempotent,
+        call: impl Fn() -> BoxFuture<'a, Result<Answer>> + Send,
+    ) -> Result<Answer> {
         if idempotent == Idempotent::No {
             return call().await;
         }
@@ -138,7 +145,7 @@ impl GitHub {
             .with_max_times(MAX_RETRIES)
             .with_jitter();
         let worth_it = |error: &GitHubError| matches!(error, GitHubError::Server { .. } | GitHubError::Network { .. });
-        (|| call()).retry(pauses).when(worth_it).await
+        call.retry(pauses).when(worth_it).await
     }
 }
 
