@@ -1,0 +1,105 @@
+//! The gateway's part of the daemon: takes deliveries, speaks to GitHub. The only holder of the App's key.
+
+use super::loops::{By, Loops, More, Never};
+use crate::domain::ids::FleetId;
+use crate::github::{GitHub, Scope};
+use crate::intake::signature::WebhookSecrets;
+use crate::intake::{Intake, Policy};
+use crate::mint::Minter;
+use crate::secrets::KeyRing;
+use crate::store::jobs::Patience;
+use crate::upkeep::doubts::Doubts;
+use crate::upkeep::prune::{self, Retention};
+use crate::wake::Wakes;
+use sqlx::PgPool;
+use std::sync::Arc;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// How often minting and removals are looked at although nobody woke them.
+const MINT_PERIOD: Duration = Duration::from_secs(2);
+/// How often doubts are looked at although nobody woke them.
+const DOUBT_PERIOD: Duration = Duration::from_secs(5);
+/// How often rows are pruned.
+const PRUNE_PERIOD: Duration = Duration::from_secs(600);
+/// How long after its vm's end a job's `completed` may come by itself before GitHub is asked.
+const DELIVERY_PATIENCE: Duration = Duration::from_secs(10);
+/// How long GitHub may go on calling a job running whose vm is gone: its own time-out is 10 minutes.
+const LOST_PATIENCE: Duration = Duration::from_secs(900);
+
+/// What a gateway is made of.
+pub struct Gateway {
+    /// Acts as the gateway.
+    pub pool: PgPool,
+    /// Opens what is stored of tenants.
+    pub ring: Arc<KeyRing>,
+    /// GitHub.
+    pub github: GitHub,
+    /// The fleet.
+    pub fleet: FleetId,
+    /// Where runners are registered.
+    pub scope: Scope,
+    /// Who is served, and with what.
+    pub policy: Policy,
+    /// What deliveries are signed with.
+    pub secrets: WebhookSecrets,
+    /// The longest that a job may be queued.
+    pub queue_timeout: Duration,
+    /// The longest that a job may run.
+    pub job_timeout: Duration,
+    /// How long rows are kept.
+    pub retention: Retention,
+    /// Wakes loops and drivers.
+    pub wakes: Arc<Wakes>,
+}
+
+impl Gateway {
+    /// Starts the gateway's loops. Answers the intake, for the web server.
+    #[must_use]
+    pub fn start(self, loops: &Loops) -> Arc<Intake> {
+        let wakes = &self.wakes;
+        let minter = Arc::new(Minter {
+            pool: self.pool.clone(),
+            ring: Arc::clone(&self.ring),
+            github: self.github.clone(),
+            fleet: self.fleet,
+            gateway: Uuid::new_v4(),
+            scope: self.scope,
+            wakes: Arc::clone(wakes),
+        });
+        let remover = Arc::clone(&minter);
+        loops.spawn("mint", MINT_PERIOD, By(Arc::clone(wakes), |wakes| &wakes.mint), move || {
+            let minter = Arc::clone(&minter);
+            async move { minter.pass().await.map(|report| if report.is_full() { More::Now } else { More::No }) }
+        });
+        loops.spawn("removal", MINT_PERIOD, By(Arc::clone(wakes), |wakes| &wakes.removal), move || {
+            let remover = Arc::clone(&remover);
+            async move { remover.removal_pass().await.map(|_| More::No) }
+        });
+        let doubts = Arc::new(Doubts {
+            pool: self.pool.clone(),
+            ring: Arc::clone(&self.ring),
+            github: self.github,
+            patience: Patience {
+                queue: self.queue_timeout,
+                running: self.job_timeout,
+                delivery: DELIVERY_PATIENCE,
+                lost: LOST_PATIENCE,
+            },
+            wakes: Arc::clone(wakes),
+        });
+        loops.spawn("doubts", DOUBT_PERIOD, By(Arc::clone(wakes), |wakes| &wakes.doubt), move || {
+            let doubts = Arc::clone(&doubts);
+            async move { doubts.pass().await.map(|_| More::No) }
+        });
+        let (pool, retention) = (self.pool.clone(), self.retention);
+        loops.spawn("prune", PRUNE_PERIOD, Never, move || {
+            let pool = pool.clone();
+            async move {
+                let report = prune::pass(&pool, retention, chrono::Utc::now()).await?;
+                Ok::<_, crate::store::StoreError>(if report.is_partial() { More::Soon } else { More::No })
+            }
+        });
+        Arc::new(Intake::new(self.pool, self.ring, self.secrets, self.policy, self.wakes))
+    }
+}
