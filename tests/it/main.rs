@@ -1,0 +1,6 @@
+//! Tests against a real Postgres: the parts of the daemon, and the whole of it with a simulated GitHub
+//! on the wire. `script/test` starts the Postgres.
+
+mod demand;
+mod intake;
+mod support;
