@@ -55,8 +55,8 @@ impl FromStr for Bytes {
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let exact = UNITS.iter().find(|(_, factor)| self.0 >= *factor && self.0.is_multiple_of(*factor));
-        match exact {
+        let exact = UNITS.iter().filter(|(_, factor)| self.0 >= *factor && self.0.is_multiple_of(*factor));
+        match exact.max_by_key(|(_, factor)| *factor) {
             Some((unit, factor)) => write!(f, "{}{unit}", self.0 / factor),
             None => write!(f, "{}B", self.0),
         }
@@ -85,6 +85,17 @@ impl<'de> Deserialize<'de> for Bytes {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Span(pub Duration);
 
+/// Units that times are shown in, in nanoseconds. No months: they have no fixed length.
+const TIMES: [(&str, u128); 7] = [
+    ("d", 86_400_000_000_000),
+    ("h", 3_600_000_000_000),
+    ("m", 60_000_000_000),
+    ("s", 1_000_000_000),
+    ("ms", 1_000_000),
+    ("us", 1_000),
+    ("ns", 1),
+];
+
 /// Why a text is no length of time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a length of time; write numbers with units, like `250ms`, `30s`, `6h15m` or `400d`")]
@@ -108,8 +119,15 @@ impl FromStr for Span {
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = humantime::format_duration(self.0).to_string();
-        f.pad(&text.replace(' ', ""))
+        let mut rest = self.0.as_nanos();
+        let mut text = String::new();
+        for (unit, factor) in TIMES {
+            if rest >= factor {
+                text.push_str(&format!("{}{unit}", rest / factor));
+                rest %= factor;
+            }
+        }
+        f.pad(if text.is_empty() { "0s" } else { &text })
     }
 }
 
@@ -141,6 +159,9 @@ mod tests {
             assert_eq!(text.parse(), Ok(Span::seconds(seconds)), "{text}");
             assert_eq!(Span::seconds(seconds).to_string().parse(), Ok(Span::seconds(seconds)));
         }
+        for (seconds, shown) in [(0, "0s"), (22_500, "6h15m"), (34_560_000, "400d"), (172_801, "2d1s")] {
+            assert_eq!(Span::seconds(seconds).to_string(), shown);
+        }
         for text in ["", "5", "abc", "-1s"] {
             assert!(text.parse::<Span>().is_err(), "{text}");
         }
@@ -164,6 +185,8 @@ mod tests {
 
     #[test]
     fn what_is_shown_is_read_back() {
+        assert_eq!(Bytes(7_000_000_000).to_string(), "7GB");
+        assert_eq!(Bytes(4 << 30).to_string(), "4GiB");
         for bytes in [0, 1, 999, 7_000_000_000, 4 << 30, 123_456_789] {
             assert_eq!(Bytes(bytes).to_string().parse(), Ok(Bytes(bytes)));
         }
