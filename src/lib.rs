@@ -11,6 +11,7 @@
 //! | [`github`] | the only code that speaks to GitHub |
 //! | [`hypervisor`] | clones, boots and destroys VMs: the trait and its backends |
 //! | [`guest`] | the only code that speaks to the agent inside a VM |
+//! | [`machine`] | what this machine is: CPUs, memory, chip |
 //! | [`images`] | the read-only templates VMs are cloned from |
 //! | [`place`] | where a call to GitHub goes: the names of a row, opened for the time of a call |
 //! | [`errors`] | how errors are told, without foreign text |
@@ -36,6 +37,7 @@ pub mod hypervisor;
 pub mod images;
 pub mod intake;
 pub mod lifecycle;
+pub mod machine;
 pub mod mint;
 pub mod place;
 pub mod secrets;

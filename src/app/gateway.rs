@@ -1,12 +1,18 @@
 //! The gateway's part of the daemon: takes deliveries, speaks to GitHub. The only holder of the App's key.
 
+use super::AppError;
+use super::database::Databases;
 use super::loops::{By, Loops, More, Never};
+use crate::config::{self, AdmissionRule, Config, RunnerScope};
 use crate::domain::ids::FleetId;
 use crate::github::{GitHub, Scope};
 use crate::intake::signature::WebhookSecrets;
 use crate::intake::{Intake, Policy};
 use crate::mint::Minter;
-use crate::secrets::KeyRing;
+use crate::domain::units::Span;
+use crate::secrets::{KeyRing, files};
+use secrecy::SecretString;
+use std::path::Path;
 use crate::store::jobs::Patience;
 use crate::upkeep::doubts::Doubts;
 use crate::upkeep::prune::{self, Retention};
@@ -51,6 +57,51 @@ pub struct Gateway {
     pub retention: Retention,
     /// Wakes loops and drivers.
     pub wakes: Arc<Wakes>,
+}
+
+/// Puts a gateway together.
+pub fn build(
+    config: &Config,
+    section: &config::Github,
+    databases: &Databases,
+    fleet: FleetId,
+    wakes: Arc<Wakes>,
+) -> Result<Gateway, AppError> {
+    let previous = section.previous_webhook_secret_file.as_deref();
+    let previous = previous.map(|path| read_secret("github.previous_webhook_secret_file", path)).transpose()?;
+    let current = match section.webhook_secret_file.as_deref() {
+        Some(path) => read_secret("github.webhook_secret_file", path)?,
+        // Pull intake needs none; a random one accepts no delivery.
+        None => hex::encode(rand::random::<[u8; 32]>()).into(),
+    };
+    let days = |span: Span| chrono::Duration::from_std(span.0).unwrap_or(chrono::Duration::MAX);
+    Ok(Gateway {
+        pool: databases.gateway.clone(),
+        ring: super::open_ring(config)?,
+        github: super::github_client(config, section)?,
+        fleet,
+        scope: match section.runner_scope {
+            RunnerScope::Repository => Scope::Repository,
+            RunnerScope::OrganizationGroup => Scope::OrganizationGroup,
+        },
+        policy: Policy {
+            profiles: config.profiles.iter().map(|profile| (profile.clone(), None)).collect(),
+            open_admission: config.tenants.admission == AdmissionRule::Open,
+            public_repositories: config.tenants.public_repositories,
+            queue_timeout: days(config.limits.queue_timeout),
+        },
+        secrets: WebhookSecrets::new(current, previous),
+        queue_timeout: config.limits.queue_timeout.0,
+        job_timeout: config.limits.job_timeout.0,
+        retention: Retention { deliveries: days(config.retention.deliveries), jobs: days(config.retention.jobs) },
+        wakes,
+    })
+}
+
+/// Reads a secret of the configuration: a text file that nobody else may read.
+pub fn read_secret(key: &'static str, path: &Path) -> Result<SecretString, AppError> {
+    let bytes = files::read_private(path).map_err(|source| AppError::File { key, source })?;
+    Ok(String::from_utf8_lossy(&bytes).trim().to_owned().into())
 }
 
 impl Gateway {

@@ -1,11 +1,16 @@
 //! The host's part of the daemon: owns this machine's slots and VMs.
 
+use super::database::Databases;
 use super::loops::{By, Loops, More, Never};
+use super::{AppError, Overrides};
+use crate::config::{self, Config, HypervisorKind};
 use crate::dispatch::Dispatcher;
 use crate::domain::admission::Capacity;
 use crate::domain::ids::{FleetId, HostId};
 use crate::domain::profile::Profile;
+use crate::domain::units::Bytes;
 use crate::hypervisor::Hypervisor;
+use crate::hypervisor::fake::{FakeHypervisor, FakeOptions, TimedRunner};
 use crate::images::Images;
 use crate::lifecycle::{Drivers, Limits, Machine};
 use crate::secrets::sealing::HostKey;
@@ -55,6 +60,72 @@ pub struct Host {
     pub support_url: Option<String>,
     /// Wakes loops and drivers.
     pub wakes: Arc<Wakes>,
+}
+
+/// Puts a host together.
+pub fn build(
+    config: &Config,
+    databases: &Databases,
+    fleet: FleetId,
+    wakes: Arc<Wakes>,
+    overrides: Overrides,
+) -> Result<Host, AppError> {
+    let machine = crate::machine::detect();
+    let section = &config.host;
+    let hypervisor = match overrides.hypervisor {
+        Some(hypervisor) => hypervisor,
+        None => hypervisor(config)?,
+    };
+    Ok(Host {
+        pool: databases.host.clone(),
+        fleet,
+        name: section.name.clone(),
+        hypervisor_name: section.hypervisor.as_str(),
+        hypervisor,
+        images: Images::Any,
+        key: HostKey::open_or_create(&config.host_key_file())?,
+        hardware: section.hardware.clone().unwrap_or(machine.hardware),
+        capacity: capacity(section, machine.cpus, machine.memory),
+        profiles: config.profiles.clone(),
+        limits: Limits {
+            boot: config.limits.boot_timeout.0,
+            idle: config.limits.idle_timeout.0,
+            job: config.limits.job_timeout.0,
+            vms_per_tenant: config.limits.jobs_per_installation,
+            attempts: i32::try_from(config.limits.attempts).unwrap_or(i32::MAX),
+        },
+        support_url: config.web.public_url.as_ref().map(|url| url.as_str().to_owned()),
+        wakes,
+    })
+}
+
+/// What the machine has to give. VMs that are not there take nothing of it.
+fn capacity(section: &config::Host, cpus: u32, memory: Bytes) -> Capacity {
+    let boundless = section.hypervisor == HypervisorKind::Fake;
+    Capacity {
+        slots: section.slots,
+        memory: if boundless { Bytes(u64::MAX) } else { memory },
+        cpus: if boundless { u32::MAX } else { cpus },
+        reserve_memory: section.reserve_memory,
+        reserve_cpus: section.reserve_cpus,
+        cpu_overcommit: section.cpu_overcommit,
+    }
+}
+
+fn hypervisor(config: &Config) -> Result<Arc<dyn Hypervisor>, AppError> {
+    match config.host.hypervisor {
+        HypervisorKind::Fake => {
+            let fake = &config.host.fake;
+            let options = FakeOptions {
+                clone: fake.clone.0,
+                boot: fake.boot.0,
+                destroy: fake.destroy.0,
+                events_file: fake.events_file.clone(),
+            };
+            Ok(FakeHypervisor::new(options, Arc::new(TimedRunner { job: fake.job.map(|span| span.0) })))
+        }
+        other @ (HypervisorKind::Qemu | HypervisorKind::Vz) => Err(AppError::NoHypervisor(other.as_str())),
+    }
 }
 
 impl Host {

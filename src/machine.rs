@@ -1,0 +1,47 @@
+//! What this machine is: CPUs, memory, chip.
+
+use crate::config::Machine;
+use crate::domain::units::Bytes;
+use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
+
+/// Looks at the machine.
+#[must_use]
+pub fn detect() -> Machine {
+    let wanted = RefreshKind::nothing()
+        .with_cpu(CpuRefreshKind::nothing())
+        .with_memory(MemoryRefreshKind::nothing().with_ram());
+    // An unknown system tells nothing: a host of no memory takes no vm, and says so.
+    let system = System::new_with_specifics(wanted).ok();
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let brand = system.as_ref().and_then(|system| system.cpus().first()).map_or("", sysinfo::Cpu::brand);
+    Machine {
+        cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
+        memory: Bytes(system.as_ref().map_or(0, System::total_memory)),
+        hardware: hardware(brand, std::env::consts::ARCH),
+    }
+}
+
+/// The chip, as profiles name it: `m2` of an `Apple M2 Pro`, else the instruction set.
+fn hardware(brand: &str, architecture: &str) -> String {
+    let apple = brand.strip_prefix("Apple ").and_then(|rest| rest.split_whitespace().next());
+    apple.map_or_else(|| architecture.to_owned(), str::to_lowercase)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn apples_chips_are_named_by_their_generation() {
+        assert_eq!(hardware("Apple M2 Pro", "aarch64"), "m2");
+        assert_eq!(hardware("Apple M4", "aarch64"), "m4");
+        assert_eq!(hardware("AMD EPYC 7763", "x86_64"), "x86_64");
+        assert_eq!(hardware("", "aarch64"), "aarch64");
+    }
+
+    #[test]
+    fn this_machine_has_something_to_give() {
+        let machine = detect();
+        assert!(machine.cpus > 0 && machine.memory > Bytes(1 << 20) && !machine.hardware.is_empty());
+    }
+}
