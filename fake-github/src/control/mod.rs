@@ -1,0 +1,5 @@
+//! The control verbs: what people and their code do at GitHub, as functions and over HTTP.
+
+pub mod http;
+pub mod verbs;
+pub mod views;

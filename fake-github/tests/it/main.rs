@@ -1,0 +1,5 @@
+//! The simulated GitHub against GitHub's documented rules, over HTTP, as flyci and runners see it.
+
+mod client;
+mod deliveries;
+mod story;
