@@ -1,26 +1,71 @@
 //! A readable and writable descriptor (a virtio port, a vsock connection) as an async stream.
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A non-blocking descriptor. Once the peer hung up it stays ended, though the descriptor may come
-/// back to life: a registration never forgets a hang-up, so make a new stream on it then.
+/// A non-blocking descriptor. On a virtio port a hang-up is not the end: the host may come back, but
+/// a registration never forgets a hang-up. So the stream ends only while the peer is away, and is
+/// registered anew once it is seen to be back.
 #[derive(Debug)]
 pub(crate) struct FdStream {
-    fd: AsyncFd<Arc<OwnedFd>>,
+    fd: Arc<OwnedFd>,
+    /// `None` only while it is renewed.
+    registered: Option<AsyncFd<Arc<OwnedFd>>>,
 }
 
 impl FdStream {
     /// Registers the descriptor, which must be non-blocking.
     pub(crate) fn new(fd: Arc<OwnedFd>) -> io::Result<Self> {
-        Ok(Self { fd: register(fd)? })
+        Ok(Self {
+            registered: Some(register(fd.clone())?),
+            fd,
+        })
     }
+
+    fn registered(&self) -> &AsyncFd<Arc<OwnedFd>> {
+        self.registered
+            .as_ref()
+            .expect("registered but for the time of a renewal")
+    }
+
+    /// After a hang-up was seen and nothing could be done: whether the peer is back, with a
+    /// registration that knows nothing of the hang-up.
+    fn is_back(&mut self, cx: &Context<'_>) -> io::Result<bool> {
+        if peer_is_away(&self.fd)? {
+            return Ok(false);
+        }
+        // One descriptor cannot be registered twice.
+        drop(self.registered.take());
+        self.registered = Some(register(self.fd.clone())?);
+        // Whoever waited with the old registration, in the other direction, has to ask again.
+        cx.waker().wake_by_ref();
+        Ok(true)
+    }
+}
+
+/// Whether the peer is away. It may have left something to read.
+fn peer_is_away(fd: &OwnedFd) -> io::Result<bool> {
+    Ok(events(fd)?.contains(PollFlags::POLLHUP))
+}
+
+/// Whether the peer is away, and has left nothing to read.
+#[cfg(target_os = "linux")]
+pub(crate) fn hung_up(fd: &OwnedFd) -> io::Result<bool> {
+    let events = events(fd)?;
+    Ok(events.contains(PollFlags::POLLHUP) && !events.contains(PollFlags::POLLIN))
+}
+
+fn events(fd: &OwnedFd) -> io::Result<PollFlags> {
+    let mut polled = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+    poll(&mut polled, PollTimeout::ZERO)?;
+    Ok(polled[0].revents().unwrap_or(PollFlags::empty()))
 }
 
 /// Registers a descriptor with the runtime.
@@ -30,24 +75,37 @@ pub(crate) fn register(fd: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
     unsafe { AsyncFd::register(fd) }.map_err(io::Error::from)
 }
 
+/// What one attempt at a descriptor came to.
+enum Attempt<T> {
+    Done(io::Result<T>),
+    /// Nothing to do yet.
+    Wait,
+    /// Nothing to do, and the registration has seen a hang-up: it would say "ready" for ever.
+    HungUp,
+}
+
 impl AsyncRead for FdStream {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
-            let mut ready = ready!(self.fd.poll_read_ready(cx))?;
-            match nix::unistd::read(ready.get_inner(), buf.initialize_unfilled()) {
-                Ok(read) => {
-                    buf.advance(read);
-                    return Poll::Ready(Ok(()));
+            let mut ready = ready!(self.registered().poll_read_ready(cx))?;
+            let attempt = match nix::unistd::read(ready.get_inner(), buf.initialize_unfilled()) {
+                Err(Errno::EAGAIN) if ready.ready().is_read_closed() => Attempt::HungUp,
+                Err(Errno::EAGAIN) => {
+                    ready.clear_ready();
+                    Attempt::Wait
                 }
-                // Nothing there, and a hang-up was seen: this would be ready for ever.
-                Err(Errno::EAGAIN) if ready.ready().is_read_closed() => return Poll::Ready(Ok(())),
-                Err(Errno::EAGAIN) => ready.clear_ready(),
-                Err(Errno::EINTR) => {}
-                Err(error) => return Poll::Ready(Err(error.into())),
+                Err(Errno::EINTR) => Attempt::Wait,
+                done => Attempt::Done(done.map_err(Into::into)),
+            };
+            match attempt {
+                Attempt::Wait => {}
+                Attempt::HungUp if self.is_back(cx)? => {}
+                Attempt::HungUp => return Poll::Ready(Ok(())),
+                Attempt::Done(read) => return Poll::Ready(read.map(|read| buf.advance(read))),
             }
         }
     }
@@ -55,20 +113,26 @@ impl AsyncRead for FdStream {
 
 impl AsyncWrite for FdStream {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         loop {
-            let mut ready = ready!(self.fd.poll_write_ready(cx))?;
-            match nix::unistd::write(ready.get_inner(), bytes) {
-                Ok(written) => return Poll::Ready(Ok(written)),
-                Err(Errno::EAGAIN) if ready.ready().is_write_closed() => {
-                    return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            let mut ready = ready!(self.registered().poll_write_ready(cx))?;
+            let attempt = match nix::unistd::write(ready.get_inner(), bytes) {
+                Err(Errno::EAGAIN) if ready.ready().is_write_closed() => Attempt::HungUp,
+                Err(Errno::EAGAIN) => {
+                    ready.clear_ready();
+                    Attempt::Wait
                 }
-                Err(Errno::EAGAIN) => ready.clear_ready(),
-                Err(Errno::EINTR) => {}
-                Err(error) => return Poll::Ready(Err(error.into())),
+                Err(Errno::EINTR) => Attempt::Wait,
+                done => Attempt::Done(done.map_err(Into::into)),
+            };
+            match attempt {
+                Attempt::Wait => {}
+                Attempt::HungUp if self.is_back(cx)? => {}
+                Attempt::HungUp => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+                Attempt::Done(written) => return Poll::Ready(written),
             }
         }
     }

@@ -97,9 +97,7 @@ pub use virtio::serve as virtio;
 mod virtio {
     use super::*;
     use crate::channel::Port;
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use std::fs::OpenOptions;
-    use std::os::fd::AsFd;
     use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
     use std::path::PathBuf;
 
@@ -135,23 +133,15 @@ mod virtio {
                 .is_ok_and(|now| (now.dev(), now.ino()) == (opened.dev(), opened.ino()))
         };
         let device = Arc::new(OwnedFd::from(file));
-        let mut port = None;
+        let mut port = Port::new(FdStream::new(device.clone())?);
         loop {
-            while hung_up(&device)? {
+            while fd::hung_up(&device)? {
                 if !same() {
                     return Err(io::Error::other("the device was replaced"));
                 }
                 tokio::time::sleep(LOOK).await;
             }
-            let io = FdStream::new(device.clone())?;
-            let port = match &mut port {
-                None => port.insert(Port::new(io)),
-                Some(port) => {
-                    port.reattach(io);
-                    port
-                }
-            };
-            serve_attached(port, server).await;
+            serve_attached(&mut port, server).await;
         }
     }
 
@@ -170,14 +160,6 @@ mod virtio {
                 }
             }
         }
-    }
-
-    /// Whether the host's side is not connected.
-    fn hung_up(device: &OwnedFd) -> io::Result<bool> {
-        let mut polled = [PollFd::new(device.as_fd(), PollFlags::POLLIN)];
-        poll(&mut polled, PollTimeout::ZERO)?;
-        let events = polled[0].revents().unwrap_or(PollFlags::empty());
-        Ok(events.contains(PollFlags::POLLHUP) && !events.contains(PollFlags::POLLIN))
     }
 
     /// Waits for the port of this name: by its link where something like udev makes one, else by

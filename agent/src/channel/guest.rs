@@ -33,16 +33,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Port<S> {
         }
     }
 
-    /// Takes another handle of the same pipe, keeping what was seen of a HELLO.
-    pub fn reattach(&mut self, io: S) {
-        self.io = io;
-    }
-
     /// Waits for a HELLO, answers it, and gives the connection that follows. There is no deadline:
     /// the host may come when it likes.
     ///
     /// # Errors
-    /// The pipe ended or failed: the caller may `reattach` and come again.
+    /// The pipe failed, or ended for now: the caller may come again when the host is back.
     pub async fn accept(&mut self) -> io::Result<Session<'_, S>> {
         if self.hello.is_none() {
             // Scanned already, and left behind by the connection before.
