@@ -5,6 +5,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`config`] | the configuration file: typed sections, all faults told at once |
+//! | [`data_dir`] | the data directory: for its owner alone, one daemon at a time |
 //! | [`domain`] | ids, labels, profiles, the states of job, vm and runner: pure, no clock, no I/O |
 //! | [`secrets`] | encryption of stored values, keyed look-ups, sealing of JIT configs |
 //! | [`store`] | all SQL, and the private Postgres |
@@ -28,6 +29,7 @@
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod data_dir;
 pub mod dispatch;
 pub mod domain;
 pub mod errors;

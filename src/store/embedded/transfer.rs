@@ -1,0 +1,351 @@
+//! Backup, restore, and moving on to a later major version of Postgres.
+//!
+//! A backup is one file: a dump of the database in pg_dump's custom format. The master key is never in
+//! it: who finds a backup reads no names, and who loses the key reads none either, so it is told where
+//! that key is and that it wants a copy elsewhere. What a restore or an upgrade replaces is kept.
+
+use super::binaries::{self, Binaries};
+use super::cluster::{self, Layout};
+use super::server::Server;
+use super::{EmbeddedError, NAME, Options, PORT, command, connect_options, io_error, service_user};
+use crate::data_dir::{DataDir, DataDirError};
+use crate::domain::units::Bytes;
+use crate::secrets::{KeyId, KeyRing};
+use crate::store::tenants;
+use chrono::Utc;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{ConnectOptions, Connection};
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A dump of a year of a busy fleet's metadata takes minutes.
+const TRANSFER_DEADLINE: Duration = Duration::from_secs(60 * 60);
+/// The roles that the dump's grants name: a dump of one database holds no roles.
+const ROLES: [&str; 5] = ["flyci_owner", "flyci_migrate", "flyci_gateway", "flyci_web", "flyci_host"];
+
+/// What a backup holds, in words for the operator.
+#[derive(Debug)]
+pub struct Backup {
+    /// The file.
+    pub file: PathBuf,
+    /// Its size.
+    pub size: Bytes,
+    /// The file of the master key, which is not in the backup.
+    pub master_key_file: PathBuf,
+    /// Names that key, if it is there.
+    pub master_key: Option<KeyId>,
+}
+
+impl fmt::Display for Backup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (file, key_file) = (self.file.display(), self.master_key_file.display());
+        writeln!(
+            f,
+            "{file} ({}) holds the private database: tenants with their wrapped keys, repositories, jobs, vms, \
+             runners, hosts, deliveries and the audit log. Names and GitHub's ids in it are encrypted.",
+            self.size
+        )?;
+        let id = self.master_key.map(|id| format!(", id {id}")).unwrap_or_default();
+        write!(
+            f,
+            "It does not hold the master key ({key_file}{id}): without that key nobody reads those names, you \
+             neither. Keep a copy of the key elsewhere, apart from this file."
+        )
+    }
+}
+
+/// Whether the master key at hand opens what was restored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KeyStanding {
+    /// It does.
+    Fits,
+    /// There is nothing yet that it would have to open.
+    NothingToOpen,
+    /// There is no key.
+    Missing,
+    /// It is another one, or unreadable.
+    Other,
+}
+
+/// What a restore did, in words for the operator.
+#[derive(Debug)]
+pub struct Restored {
+    /// The database that was there before.
+    pub kept: Option<PathBuf>,
+    /// The file of the master key.
+    pub master_key_file: PathBuf,
+    /// Whether it opens what was restored.
+    pub key: KeyStanding,
+}
+
+impl fmt::Display for Restored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "The private database is restored.")?;
+        if let Some(kept) = &self.kept {
+            writeln!(f, "The one before is kept in {}: remove it when all is well.", kept.display())?;
+        }
+        let key_file = self.master_key_file.display();
+        match self.key {
+            KeyStanding::Fits => write!(f, "The master key ({key_file}) opens it."),
+            KeyStanding::NothingToOpen => write!(f, "It holds no tenant yet, so any master key will do."),
+            KeyStanding::Missing => {
+                write!(f, "The master key is missing: put it to {key_file} before you start flyci.")
+            }
+            KeyStanding::Other => write!(
+                f,
+                "The master key in {key_file} does NOT open it: put the one there that belongs to this backup, \
+                 before you start flyci."
+            ),
+        }
+    }
+}
+
+/// What an upgrade did, in words for the operator.
+#[derive(Debug)]
+pub struct Upgraded {
+    /// The major version before.
+    pub from: u32,
+    /// The major version now.
+    pub to: u32,
+    /// The database of before.
+    pub kept: PathBuf,
+}
+
+impl fmt::Display for Upgraded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kept = self.kept.display();
+        write!(
+            f,
+            "The private database is of PostgreSQL {} now ({} before). The one before is kept in {kept}: remove it \
+             when all is well.",
+            self.to, self.from
+        )
+    }
+}
+
+/// Writes the private database to a new file that only its owner may read. The daemon may run.
+///
+/// # Errors
+/// When the file is there already, when there is no private database, or Postgres fails.
+pub async fn backup(data_dir: &Path, master_key_file: &Path, file: &Path) -> Result<Backup, EmbeddedError> {
+    let user = service_user()?;
+    let layout = Layout::of(data_dir)?;
+    let major = layout.major()?.ok_or_else(|| EmbeddedError::NoCluster(data_dir.to_owned()))?;
+    let found = binaries::installed(&layout).await;
+    let binaries = binaries::of_major(&layout, found, major, Options { download: false }).await?;
+    match DataDir::lock(data_dir) {
+        Ok(_lock) => {
+            layout.prepare(&user)?;
+            let mut server = Server::start(&layout, &binaries).await?;
+            let outcome = dump(&layout, &binaries, file).await;
+            server.stop().await?;
+            outcome?;
+        }
+        // The daemon runs, and Postgres with it.
+        Err(DataDirError::InUse { .. }) => dump(&layout, &binaries, file).await?,
+        Err(error) => return Err(error.into()),
+    }
+    let size = std::fs::metadata(file).map_err(|error| io_error(file, "read", error))?.len();
+    Ok(Backup {
+        file: file.to_owned(),
+        size: Bytes(size),
+        master_key_file: master_key_file.to_owned(),
+        master_key: KeyRing::open(master_key_file).ok().map(|ring| ring.master_key_id()),
+    })
+}
+
+/// Puts a backup in the place of the private database, which is kept. The daemon must not run.
+///
+/// # Errors
+/// When the daemon runs, when the file is no backup, or Postgres fails: nothing is changed then.
+pub async fn restore(
+    data_dir: &Path,
+    master_key_file: &Path,
+    file: &Path,
+    options: Options,
+) -> Result<Restored, EmbeddedError> {
+    let user = service_user()?;
+    // Postgres's programs are told the path: a file that is missing is better told by us.
+    File::open(file).map_err(|error| io_error(file, "read", error))?;
+    let file = std::path::absolute(file).map_err(|error| io_error(file, "read", error))?;
+    let lock = DataDir::lock(data_dir)?;
+    let layout = Layout::of(lock.path())?;
+    layout.prepare(&user)?;
+    let binaries = binaries::choose(&layout, options).await?;
+    stop_leftover(&layout, &binaries).await?;
+    let (draft, key) = build(&layout, &binaries, &file, master_key_file).await?;
+    let kept = match layout.major()? {
+        Some(_) => Some(keep(&layout, "before-restore")?),
+        None => None,
+    };
+    cluster::rename(draft.cluster(), layout.cluster())?;
+    Ok(Restored { kept, master_key_file: master_key_file.to_owned(), key })
+}
+
+/// Moves the private database on to the newest installed major version. What was before is kept. The
+/// daemon must not run.
+///
+/// # Errors
+/// When the daemon runs, when there is no later version, when the binaries of the present version are
+/// missing, or Postgres fails: nothing is changed then.
+pub async fn upgrade(data_dir: &Path, master_key_file: &Path, options: Options) -> Result<Upgraded, EmbeddedError> {
+    let user = service_user()?;
+    let lock = DataDir::lock(data_dir)?;
+    let layout = Layout::of(lock.path())?;
+    let major = layout.major()?.ok_or_else(|| EmbeddedError::NoCluster(data_dir.to_owned()))?;
+    let found = binaries::installed(&layout).await;
+    let newest = binaries::newest(found.clone()).filter(|binaries| binaries.major > major);
+    let newest = newest.ok_or(EmbeddedError::NothingToUpgrade(major))?;
+    let present = binaries::of_major(&layout, found, major, options).await?;
+    layout.prepare(&user)?;
+    move_on(&layout, &present, &newest, master_key_file).await
+}
+
+/// Dumps the cluster with the present binaries' server, and builds one of the next binaries from it.
+pub(super) async fn move_on(
+    layout: &Layout,
+    present: &Binaries,
+    next: &Binaries,
+    master_key_file: &Path,
+) -> Result<Upgraded, EmbeddedError> {
+    let file = layout.home().join("upgrade.dump");
+    remove_file(&file)?;
+    let mut server = Server::start(layout, present).await?;
+    // A later pg_dump reads earlier servers, not the other way round.
+    let dumped = dump(layout, next, &file).await;
+    server.stop().await?;
+    dumped?;
+    let built = build(layout, next, &file, master_key_file).await;
+    remove_file(&file)?;
+    let (draft, _) = built?;
+    let kept = keep(layout, &format!("postgresql-{}", present.major))?;
+    cluster::rename(draft.cluster(), layout.cluster())?;
+    Ok(Upgraded { from: present.major, to: next.major, kept })
+}
+
+/// A server that an earlier daemon left running is stopped: its cluster is about to be moved.
+async fn stop_leftover(layout: &Layout, binaries: &Binaries) -> Result<(), EmbeddedError> {
+    if layout.major()?.is_none() {
+        return Ok(());
+    }
+    Server::start(layout, binaries).await?.stop().await
+}
+
+/// Writes a dump beside its place and moves it there when it is whole.
+async fn dump(layout: &Layout, binaries: &Binaries, file: &Path) -> Result<(), EmbeddedError> {
+    if file.exists() {
+        return Err(EmbeddedError::FileExists(file.to_owned()));
+    }
+    let file = std::path::absolute(file).map_err(|error| io_error(file, "read", error))?;
+    let mut draft = file.clone().into_os_string();
+    draft.push(".part");
+    let draft = PathBuf::from(draft);
+    // Made by us with its mode: pg_dump would let the umask decide who may read it.
+    remove_file(&draft)?;
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft);
+    made.map_err(|error| io_error(&draft, "written", error))?;
+    let arguments =
+        [connection(layout, "--dbname"), vec!["--format=custom".into(), "--file".into(), draft.clone().into()]];
+    if let Err(error) = command::run(&binaries.program("pg_dump"), arguments.concat(), TRANSFER_DEADLINE).await {
+        remove_file(&draft)?;
+        return Err(error);
+    }
+    let sync = |path: &Path| File::open(path)?.sync_all();
+    sync(&draft)
+        // A hard link never replaces a file.
+        .and_then(|()| std::fs::hard_link(&draft, &file))
+        .and_then(|()| std::fs::remove_file(&draft))
+        .and_then(|()| file.parent().map_or(Ok(()), sync))
+        .map_err(|error| io_error(&file, "written", error))
+}
+
+/// Builds a cluster beside the present one out of a dump.
+async fn build(
+    layout: &Layout,
+    binaries: &Binaries,
+    file: &Path,
+    master_key_file: &Path,
+) -> Result<(Layout, KeyStanding), EmbeddedError> {
+    let draft = layout.with_cluster("cluster.new");
+    cluster::remove(draft.cluster())?;
+    cluster::initialise(&draft, binaries).await?;
+    let mut server = Server::start(&draft, binaries).await?;
+    let filled = fill(&draft, binaries, file, master_key_file).await;
+    server.stop().await?;
+    match filled {
+        Ok(key) => Ok((draft, key)),
+        Err(error) => {
+            cluster::remove(draft.cluster())?;
+            Err(error)
+        }
+    }
+}
+
+async fn fill(
+    draft: &Layout,
+    binaries: &Binaries,
+    file: &Path,
+    master_key_file: &Path,
+) -> Result<KeyStanding, EmbeddedError> {
+    let mut connection_to = connect_options(draft, super::MAINTENANCE).connect().await?;
+    let roles = ROLES.map(|role| format!("CREATE ROLE {role} NOLOGIN;")).concat();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(roles)).execute(&mut connection_to).await?;
+    sqlx::raw_sql("CREATE DATABASE flyci TEMPLATE template0").execute(&mut connection_to).await?;
+    connection_to.close().await?;
+    let flags = ["--single-transaction", "--exit-on-error"].map(OsString::from).to_vec();
+    let arguments = [connection(draft, "--dbname"), flags, vec![file.into()]].concat();
+    command::run(&binaries.program("pg_restore"), arguments, TRANSFER_DEADLINE).await?;
+    standing(draft, master_key_file).await
+}
+
+/// Whether the master key opens the first of the tenants' keys.
+async fn standing(layout: &Layout, master_key_file: &Path) -> Result<KeyStanding, EmbeddedError> {
+    let pool = PgPoolOptions::new().max_connections(1).connect_with(connect_options(layout, NAME)).await?;
+    let tenants = tenants::all(&pool).await;
+    pool.close().await;
+    let tenants = match tenants {
+        Ok(tenants) => tenants,
+        Err(super::super::StoreError::Database(error)) => return Err(error.into()),
+        Err(_) => return Ok(KeyStanding::Other),
+    };
+    if !master_key_file.exists() {
+        return Ok(KeyStanding::Missing);
+    }
+    let Some(first) = tenants.first() else { return Ok(KeyStanding::NothingToOpen) };
+    let opens = KeyRing::open(master_key_file).and_then(|ring| ring.unwrap(first.id, &first.wrapped_keys));
+    Ok(if opens.is_ok() { KeyStanding::Fits } else { KeyStanding::Other })
+}
+
+/// Moves the present cluster aside.
+fn keep(layout: &Layout, why: &str) -> Result<PathBuf, EmbeddedError> {
+    let name = format!("cluster.{why}-{}", Utc::now().format("%Y%m%dT%H%M%S%3fZ"));
+    let kept = layout.home().join(name);
+    cluster::rename(layout.cluster(), &kept)?;
+    Ok(kept)
+}
+
+/// How Postgres's programs connect; they take no password.
+fn connection(layout: &Layout, database: &str) -> Vec<OsString> {
+    vec![
+        "--host".into(),
+        layout.socket_dir().into(),
+        "--port".into(),
+        PORT.to_string().into(),
+        "--username".into(),
+        NAME.into(),
+        "--no-password".into(),
+        database.into(),
+        NAME.into(),
+    ]
+}
+
+fn remove_file(path: &Path) -> Result<(), EmbeddedError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io_error(path, "removed", error)),
+        _ => Ok(()),
+    }
+}
