@@ -4,7 +4,7 @@
 //! takes, and lives in this process's memory only.
 
 use super::GitHub;
-use super::error::{Credential, GitHubError, OptionsError, Result};
+use super::error::{Credential, GitHubError, OptionsError, Result, TOKEN_ROUTE};
 use super::exchange::Idempotent;
 use super::once::Once;
 use super::permission::PermissionSet;
@@ -74,7 +74,7 @@ struct TokenAnswer {
 impl GitHub {
     /// A call as the App, retried if it may be.
     pub(super) async fn as_app(&self, request: &Request, idempotent: Idempotent) -> Result<Answer> {
-        self.retry(idempotent, || Box::pin(self.as_app_once(request))).await
+        self.retry(request, idempotent, || Box::pin(self.as_app_once(request))).await
     }
 
     async fn as_app_once(&self, request: &Request) -> Result<Answer> {
@@ -99,7 +99,7 @@ impl GitHub {
         request: &Request,
         idempotent: Idempotent,
     ) -> Result<Answer> {
-        self.retry(idempotent, || Box::pin(self.as_installation_once(key, request))).await
+        self.retry(request, idempotent, || Box::pin(self.as_installation_once(key, request))).await
     }
 
     async fn as_installation_once(&self, key: TokenKey, request: &Request) -> Result<Answer> {
@@ -128,7 +128,7 @@ impl GitHub {
             body["repository_ids"] = serde_json::json!([repository]);
         }
         let installation = key.installation.to_string();
-        let request = Request::post("/app/installations/{installation_id}/access_tokens", &[&installation]).json(&body);
+        let request = Request::post(TOKEN_ROUTE, &[&installation]).json(&body);
         // Asked twice, GitHub makes two tokens: the first is never used, and expires.
         let answer = self.as_app(&request, Idempotent::Yes).await?;
         let made: TokenAnswer = answer.json()?;

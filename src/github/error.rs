@@ -9,6 +9,9 @@ use std::fmt;
 /// Longest request id that is kept; GitHub's have about 40 characters.
 const MAX_REQUEST_ID_CHARS: usize = 64;
 
+/// Where tokens come from: the one POST that leaves nothing behind.
+pub(super) const TOKEN_ROUTE: &str = "/app/installations/{installation_id}/access_tokens";
+
 /// Which call an error is about, in words that identify no customer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Call {
@@ -239,9 +242,13 @@ impl GitHubError {
     }
 
     /// True when GitHub may have done what was asked although the call failed: a mint's name must
-    /// then be looked up before anything else.
+    /// then be looked up before anything else. False when only the token for it was not to be had.
     #[must_use]
-    pub const fn may_have_happened(&self) -> bool {
+    pub fn may_have_happened(&self) -> bool {
+        let call = self.call();
+        if call.method == "GET" || call.route == TOKEN_ROUTE {
+            return false;
+        }
         match self {
             Self::Server { .. } | Self::Decode { .. } | Self::NameTaken { .. } => true,
             Self::Network { fault, .. } => !matches!(fault, NetworkFault::Connect),

@@ -128,11 +128,13 @@ impl GitHub {
         Err(refusal(&answer, principal, self.inner.clock.ahead()))
     }
 
-    /// Runs `call`, again if it may be repeated and another try may help.
+    /// Runs `call`, again if it may be repeated and another try may help. A token that could not be
+    /// had was tried for already.
     ///
     /// Boxed futures, since the compiler cannot tell that those of an async closure are `Send`.
     pub(super) async fn retry<'a>(
         &'a self,
+        request: &Request,
         idempotent: Idempotent,
         call: impl Fn() -> BoxFuture<'a, Result<Answer>> + Send,
     ) -> Result<Answer> {
@@ -144,7 +146,10 @@ impl GitHub {
             .with_max_delay(MAX_RETRY_DELAY)
             .with_max_times(MAX_RETRIES)
             .with_jitter();
-        let worth_it = |error: &GitHubError| matches!(error, GitHubError::Server { .. } | GitHubError::Network { .. });
+        let worth_it = |error: &GitHubError| {
+            matches!(error, GitHubError::Server { .. } | GitHubError::Network { .. })
+                && error.call().route == request.template
+        };
         call.retry(pauses).when(worth_it).await
     }
 }

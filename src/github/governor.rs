@@ -19,7 +19,7 @@ use tokio::time::Instant;
 /// Calls at once; GitHub allows 100 over all of an App's processes.
 const MAX_CONCURRENT_CALLS: usize = 50;
 /// Longest wait for one of them to end.
-const MAX_SLOT_WAIT: Duration = Duration::from_secs(10);
+const MAX_SLOT_WAIT: Duration = Duration::from_secs(30);
 /// Longest wait for a limit inside a call.
 const MAX_INSIDE_WAIT: Duration = Duration::from_millis(1500);
 /// Points per minute for one route and one installation; a mint costs 5.
