@@ -192,8 +192,12 @@ impl World {
         self.runners.retain(|_, r| {
             r.scope != super::model::Scope::Repository(repository) || r.job.is_some()
         });
-        let from = crate::shapes::account(self, &self.accounts[&from]);
-        let changes = serde_json::json!({ "owner": { "from": { "organization": from } } });
+        let from = &self.accounts[&from];
+        let from = match crate::shapes::organization(self, from) {
+            Some(organization) => serde_json::json!({ "organization": organization }),
+            None => serde_json::json!({ "user": crate::shapes::account(self, from) }),
+        };
+        let changes = serde_json::json!({ "owner": { "from": from } });
         self.tell_repository(repository, "transferred", Some(changes));
         true
     }
