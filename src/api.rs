@@ -45,7 +45,7 @@ pub struct Problem {
     pub title: String,
     /// The HTTP status.
     pub status: u16,
-    /// What to do about it. The admin API alone gives it.
+    /// More of it, and what to do. Never anything of the inside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
     /// Finds the log line that tells the rest.
@@ -250,7 +250,7 @@ pub struct WhyQuery {
     pub account: Option<String>,
 }
 
-/// Why a job waits, ended so, or was never ours. Path: GitHub's id, or `run-RUN_ID` for the jobs of a run's URL.
+/// Why a job waits, ended so, or was never ours. The path names it by GitHub's id, or by ours.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Why {
     /// GitHub's id of the job that was asked for.

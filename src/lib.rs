@@ -22,10 +22,13 @@
 //! | [`dispatch`] | free slots and ready VMs find demand (host) |
 //! | [`lifecycle`] | one driver per VM, from clone to destruction (host) |
 //! | [`upkeep`] | sweeps, expiry, pruning |
+//! | [`metrics`] | what Prometheus reads |
+//! | [`api`] | the JSON of the admin API |
 //! | [`web`] | HTTP: webhook, health, API, metrics |
 //! | [`app`] | builds the roles, owns every task, shuts down |
 //! | [`cli`] | the commands |
 
+pub mod api;
 pub mod app;
 pub mod cli;
 pub mod config;
@@ -40,6 +43,7 @@ pub mod images;
 pub mod intake;
 pub mod lifecycle;
 pub mod machine;
+pub mod metrics;
 pub mod mint;
 pub mod place;
 pub mod secrets;

@@ -15,6 +15,7 @@ pub mod refusals;
 pub mod repositories;
 pub mod runners;
 pub mod tenants;
+pub mod views;
 pub mod vms;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
