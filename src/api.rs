@@ -28,6 +28,7 @@
 //! Whatever fails is answered with [`Problem`], as `application/problem+json`.
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Where the API begins.
@@ -36,7 +37,7 @@ pub const BASE: &str = "/api/v1";
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
 /// A failure, as RFC 9457 has it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     /// What kind: always `about:blank`, so the status says it.
     #[serde(rename = "type")]
@@ -53,7 +54,7 @@ pub struct Problem {
 }
 
 /// Some of a list, with what asks for the rest.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Page<T> {
     /// The rows.
     pub items: Vec<T>,
@@ -62,7 +63,7 @@ pub struct Page<T> {
 }
 
 /// What a change did.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Done {
     /// In a sentence, for people.
     pub message: String,
@@ -71,7 +72,7 @@ pub struct Done {
 }
 
 /// How everything is.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// Which fleet.
     pub fleet_id: String,
@@ -100,7 +101,7 @@ pub struct Status {
 }
 
 /// The jobs that are not over.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Queue {
     /// Held back by GitHub.
     pub waiting: u64,
@@ -115,7 +116,7 @@ pub struct Queue {
 }
 
 /// The jobs of the last 24 hours.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Day {
     /// Ran to their end.
     pub done: u64,
@@ -132,7 +133,7 @@ pub struct Day {
 }
 
 /// Something that is wrong.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Trouble {
     /// What, in a sentence.
     pub what: String,
@@ -143,7 +144,7 @@ pub struct Trouble {
 }
 
 /// Which jobs. All are optional.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JobsQuery {
     /// In this state alone; `claimed` is among them.
@@ -161,7 +162,7 @@ pub struct JobsQuery {
 }
 
 /// One GitHub job. Newest first in lists.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Job {
     /// GitHub's id.
     pub id: String,
@@ -192,7 +193,7 @@ pub struct Job {
 }
 
 /// GitHub's times of a job: its clock, whole seconds.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct JobTimes {
     /// When the run made it.
     pub created_at: Option<DateTime<Utc>>,
@@ -203,7 +204,7 @@ pub struct JobTimes {
 }
 
 /// The vm of a job.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct JobVm {
     /// Its id.
     pub id: String,
@@ -219,7 +220,7 @@ pub struct JobVm {
 }
 
 /// When a vm took each step: the database's clock. A warm vm's early times lie before its job's.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct VmTimes {
     /// A slot was taken.
     pub planned_at: DateTime<Utc>,
@@ -242,7 +243,7 @@ pub struct VmTimes {
 }
 
 /// Helps to find a job by GitHub's id.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WhyQuery {
     /// The account, if it is known (from a pasted URL): looked up among its jobs alone.
@@ -251,7 +252,7 @@ pub struct WhyQuery {
 }
 
 /// Why a job waits, ended so, or was never ours. The path names it by GitHub's id, or by ours.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Why {
     /// GitHub's id of the job that was asked for.
     pub id: String,
@@ -264,7 +265,7 @@ pub struct Why {
 }
 
 /// One reason, with what shows it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Reason {
     /// A word of the closed lists: why it waits, or why it or its vm ended.
     pub reason: String,
@@ -275,7 +276,7 @@ pub struct Reason {
 }
 
 /// A job that was not taken.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Refused {
     /// A word of the closed list.
     pub reason: String,
@@ -290,7 +291,7 @@ pub struct Refused {
 }
 
 /// Which vms.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VmsQuery {
     /// Those that are gone too, newest first. Default: those that live.
@@ -305,7 +306,7 @@ pub struct VmsQuery {
 }
 
 /// One vm. Newest first in lists.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Vm {
     /// Its id.
     pub id: String,
@@ -343,7 +344,7 @@ pub struct Vm {
 }
 
 /// Asks for a vm's end.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Kill {
     /// Why: kept in the audit trail. 1 to 200 characters.
@@ -351,7 +352,7 @@ pub struct Kill {
 }
 
 /// One machine.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Host {
     /// Its name.
     pub name: String,
@@ -392,7 +393,7 @@ pub struct Host {
 }
 
 /// An image that failed on a host.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct FailingImage {
     /// The host's name.
     pub host: String,
@@ -407,7 +408,7 @@ pub struct FailingImage {
 }
 
 /// Lets hosts take no new work.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Drain {
     /// Why: shown in `hosts` and `jobs why`. Up to 200 characters.
@@ -416,7 +417,7 @@ pub struct Drain {
 }
 
 /// One account that installed the App.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Tenant {
     /// Our id.
     pub id: String,
@@ -443,7 +444,7 @@ pub struct Tenant {
 }
 
 /// Sets how many vms an account may have at once.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Limit {
     /// So many; null: the configured limit.
@@ -451,7 +452,7 @@ pub struct Limit {
 }
 
 /// Which deliveries.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DeliveriesQuery {
     /// Those alone that were not understood.
@@ -466,7 +467,7 @@ pub struct DeliveriesQuery {
 }
 
 /// One delivery. Newest first in lists.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Delivery {
     /// GitHub's name for it.
     pub guid: String,
@@ -483,7 +484,7 @@ pub struct Delivery {
 }
 
 /// Which part of the audit trail.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AuditQuery {
     /// At or after: a time of RFC 3339, or a length of time before now, like `1d`.
@@ -498,7 +499,7 @@ pub struct AuditQuery {
 }
 
 /// One act. Oldest first in lists.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct AuditEntry {
     /// Its number in the chain.
     pub seq: i64,
@@ -515,7 +516,7 @@ pub struct AuditEntry {
 }
 
 /// Whether the audit trail says what it said when it was written.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct AuditVerdict {
     /// It does.
     pub intact: bool,
@@ -528,7 +529,7 @@ pub struct AuditVerdict {
 }
 
 /// Which usage. Exactly one of the two, or none: this month.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UsageQuery {
     /// A UTC month, `2026-11`: one row for each account, profile and day.
@@ -541,7 +542,7 @@ pub struct UsageQuery {
 
 /// What an account used of a profile on a UTC day: of each job the whole seconds between GitHub's
 /// `started_at` and `completed_at` that lie on that day.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
     /// The day, `2026-11-25`.
     pub day: String,
@@ -556,7 +557,7 @@ pub struct Usage {
 }
 
 /// One image, as far as the tables know it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Image {
     /// The name or digest.
     pub image: String,

@@ -3,7 +3,7 @@
 use super::Result;
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
-use sqlx::{PgExecutor, PgPool};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 
 /// Every writer takes this advisory lock, so that the chain has one order.
 const CHAIN_LOCK: i64 = 0x666c_7963_6961_7564;
@@ -23,6 +23,14 @@ pub struct Act<'a> {
 /// Appends an act to the chain.
 pub async fn append(pool: &PgPool, act: &Act<'_>) -> Result<()> {
     let mut tx = pool.begin().await?;
+    append_within(&mut tx, act).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Appends an act to the chain in the transaction that does it: there is neither without the other.
+/// Call it last, since other writers of the chain wait until the transaction ends.
+pub async fn append_within(tx: &mut PgConnection, act: &Act<'_>) -> Result<()> {
     sqlx::query!("SELECT pg_advisory_xact_lock($1)", CHAIN_LOCK).execute(&mut *tx).await?;
     let previous = sqlx::query_scalar!("SELECT hash FROM audit ORDER BY seq DESC LIMIT 1")
         .fetch_optional(&mut *tx)
@@ -41,9 +49,8 @@ pub async fn append(pool: &PgPool, act: &Act<'_>) -> Result<()> {
         previous,
         hash.as_slice()
     )
-    .execute(&mut *tx)
+    .execute(tx)
     .await?;
-    tx.commit().await?;
     Ok(())
 }
 

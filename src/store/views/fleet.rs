@@ -2,7 +2,6 @@
 
 use super::jobs::{Cursor, SealedName};
 use crate::domain::ids::{JobId, RunnerId, TenantId, VmId};
-use crate::domain::profile::Profile;
 use crate::secrets::Sealed;
 use crate::store::Result;
 use chrono::{DateTime, Utc};
@@ -192,8 +191,13 @@ pub async fn images(db: impl PgExecutor<'_>) -> Result<Vec<ImageRow>> {
     .await?)
 }
 
-/// What is on offer, by label. A description that this version cannot read is left out.
-pub async fn profiles(db: impl PgExecutor<'_>) -> Result<Vec<Profile>> {
-    let rows = sqlx::query_scalar!("SELECT description FROM profiles ORDER BY label").fetch_all(db).await?;
-    Ok(rows.into_iter().filter_map(|description| serde_json::from_value(description).ok()).collect())
+/// The image that the newest vm of each profile was made of, of the last 24 hours.
+pub async fn newest_images(db: impl PgExecutor<'_>) -> Result<Vec<(String, String)>> {
+    let rows = sqlx::query!(
+        "SELECT DISTINCT ON (profile) profile, image FROM vms
+         WHERE planned_at >= clock_timestamp() - interval '24 hours' ORDER BY profile, planned_at DESC"
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.profile, row.image)).collect())
 }

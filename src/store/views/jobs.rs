@@ -358,3 +358,16 @@ pub async fn day(db: impl PgExecutor<'_>) -> Result<DayRow> {
     .fetch_one(db)
     .await?)
 }
+
+/// How many queued jobs of the profile are older than one, and how many there are.
+pub async fn place_in_queue(db: impl PgExecutor<'_>, profile: &str, queued_at: DateTime<Utc>) -> Result<(i64, i64)> {
+    let row = sqlx::query!(
+        r#"SELECT count(*) FILTER (WHERE queued_at < $2) AS "older!", count(*) AS "all!"
+           FROM jobs WHERE state = 'queued' AND profile = $1"#,
+        profile,
+        queued_at
+    )
+    .fetch_one(db)
+    .await?;
+    Ok((row.older, row.all))
+}

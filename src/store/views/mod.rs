@@ -9,10 +9,10 @@ mod ledger;
 mod scrape;
 mod trouble;
 
-pub use fleet::{ImageRow, TenantRow, VmFilter, VmRow, VmTimes, images, profiles, tenants, vms};
+pub use fleet::{ImageRow, TenantRow, VmFilter, VmRow, VmTimes, images, newest_images, tenants, vms};
 pub use jobs::{
     Claim, Cursor, DayRow, JobFilter, JobRow, JobVmRow, QueueRow, SealedName, claims, day, find_jobs, find_refusals,
-    jobs, queue,
+    jobs, place_in_queue, queue,
 };
 pub use ledger::{DeliveryFilter, UsageRow, audit_before, deliveries, last_delivery, now, usage};
 pub use scrape::{GoneVm, HostRow, gone_vms, hosts, jobs_by_state, vms_by_state};

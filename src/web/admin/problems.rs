@@ -1,0 +1,174 @@
+//! What is wrong, each with what shows it and what to do next. Computed from the tables when asked.
+
+use super::AdminState;
+use crate::api::{Host, Trouble};
+use crate::domain::reason::Waiting;
+use crate::store::tenants::{self, Admission};
+use crate::store::views;
+use crate::web::failure::Failure;
+use std::fmt::Display;
+
+/// So many of one kind are listed; more of the same says nothing new.
+const EACH: i64 = 5;
+/// A vm that is being destroyed for longer is stuck, in seconds.
+const STUCK_AFTER_S: f64 = 120.0;
+
+fn trouble(what: impl Display, evidence: impl Display, fix: impl Display) -> Trouble {
+    Trouble { what: what.to_string(), evidence: evidence.to_string(), fix: fix.to_string() }
+}
+
+/// Everything that is wrong, worst first.
+pub async fn read(state: &AdminState, hosts: &[Host]) -> Result<Vec<Trouble>, Failure> {
+    let mut all = Vec::new();
+    all.extend(readiness(state.readiness.word()));
+    all.extend(silent(hosts));
+    all.extend(quarantined(hosts));
+    all.extend(runners(state).await?);
+    all.extend(stuck(state).await?);
+    all.extend(no_host(state, hosts));
+    all.extend(deferred(state).await?);
+    all.extend(unknown_labels(state).await?);
+    all.extend(deliveries(state).await?);
+    all.extend(pending(state).await?);
+    Ok(all)
+}
+
+fn readiness(word: &str) -> Option<Trouble> {
+    match word {
+        "github" => Some(trouble(
+            "GitHub gives no tokens",
+            "the last call for one failed: no runner can be made",
+            "look for `github` in the daemon's log; is [github] app_id and private_key_file the App's?",
+        )),
+        "database" => Some(trouble(
+            "the database does not answer",
+            "deliveries are refused, and GitHub's log keeps them",
+            "look at the database's log; deliveries are fetched again once it answers",
+        )),
+        _ => None,
+    }
+}
+
+fn silent(hosts: &[Host]) -> impl Iterator<Item = Trouble> {
+    hosts.iter().filter(|host| host.state == "silent").map(|host| {
+        let evidence = format!("not heard of for {:.0} s; it has {} vms", host.silent_for_s, host.vms);
+        trouble(format!("host {} is silent", host.name), evidence, format!("start flyci on {}", host.name))
+    })
+}
+
+fn quarantined(hosts: &[Host]) -> impl Iterator<Item = Trouble> {
+    hosts.iter().flat_map(|host| &host.failing_images).filter_map(|failing| {
+        let until = failing.quarantined_until?;
+        let last = failing.last_failure.as_deref().unwrap_or("unknown");
+        Some(trouble(
+            format!("image {} does not boot on {}", failing.image, failing.host),
+            format!("{} failures in a row ({last}); tried again at {}", failing.failures, until.format("%H:%M:%S UTC")),
+            if last == "runner_too_old" {
+                "give hosts a newer runner ([runner] version), or update the image".to_owned()
+            } else {
+                format!("flyci doctor --boot on {}", failing.host)
+            },
+        ))
+    })
+}
+
+async fn runners(state: &AdminState) -> Result<Vec<Trouble>, Failure> {
+    let rows = views::runner_trouble(&state.pool).await?;
+    let told = |row: views::RunnerTroubleRow| {
+        let (what, fix) = match Waiting::parse(&row.trouble) {
+            Some(Waiting::MintingRateLimited) => {
+                ("GitHub limits our calls", "wait; if it lasts, other programs use this App's limit")
+            }
+            Some(Waiting::OrgForbidsRepoRunners) => (
+                "an organisation does not allow runners on its repositories",
+                "its owner allows them (Settings, Actions, Runners), or set [github] runner_scope = \"organization-group\"",
+            ),
+            Some(Waiting::TenantNotApproved) => {
+                ("an installation was suspended while runners were wanted", "flyci tenants shows which")
+            }
+            _ => ("GitHub does not make runners", "look for `mint` in the daemon's log"),
+        };
+        let evidence =
+            format!("{} runners wait since {} ({})", row.runners, row.since.format("%H:%M:%S UTC"), row.trouble);
+        trouble(what, evidence, fix)
+    };
+    Ok(rows.into_iter().map(told).collect())
+}
+
+async fn stuck(state: &AdminState) -> Result<Vec<Trouble>, Failure> {
+    let rows = views::stuck_vms(&state.pool, STUCK_AFTER_S, EACH).await?;
+    let told = |row: views::StuckRow| {
+        trouble(
+            format!("vm {} on {} is not gone", row.id, row.host),
+            format!("its destruction began {:.0} s ago; it keeps its slot", row.for_s),
+            format!("look for the vm's id in the log of {}", row.host),
+        )
+    };
+    Ok(rows.into_iter().map(told).collect())
+}
+
+/// Profiles that no host can ever run.
+fn no_host<'a>(state: &'a AdminState, hosts: &'a [Host]) -> impl Iterator<Item = Trouble> + 'a {
+    let fits = |profile: &crate::domain::profile::Profile, host: &Host| {
+        host.memory_bytes >= profile.memory.0
+            && profile.hardware.as_ref().is_none_or(|need| need.is_met_by(&host.hardware))
+    };
+    // Before the first host has come, every profile would be told.
+    let profiles = if hosts.is_empty() { &[][..] } else { &state.about.profiles[..] };
+    profiles.iter().filter(move |profile| !hosts.iter().any(|host| fits(profile, host))).map(|profile| {
+        let need = profile.hardware.as_ref().map_or_else(String::new, |need| format!(" and hardware {need}"));
+        trouble(
+            format!("no host can run `{}`", profile.label),
+            format!("it needs {} of memory{need}", profile.memory),
+            "join a host that can, or change the profile",
+        )
+    })
+}
+
+async fn deferred(state: &AdminState) -> Result<Vec<Trouble>, Failure> {
+    let rows = views::deferred(&state.pool).await?;
+    let told = |row: views::DeferredRow| {
+        trouble(
+            format!("{} jobs of `{}` are tried slowly", row.jobs, row.profile),
+            format!("up to {} tries without success", row.attempts),
+            "flyci vms --all shows why their vms ended; flyci jobs why ID tells of one",
+        )
+    };
+    Ok(rows.into_iter().map(told).collect())
+}
+
+async fn unknown_labels(state: &AdminState) -> Result<Vec<Trouble>, Failure> {
+    let rows = views::unknown_labels(&state.pool, EACH).await?;
+    let told = |row: views::LabelRow| {
+        let fix = match row.nearest_profile {
+            Some(profile) => format!("did they mean `{profile}`? Tell them, or add a profile"),
+            None => "add a profile with this label, or tell who wrote it".to_owned(),
+        };
+        trouble(format!("no profile serves `{}`", row.label), format!("{} jobs asked for it in 24 h", row.jobs), fix)
+    };
+    Ok(rows.into_iter().map(told).collect())
+}
+
+async fn deliveries(state: &AdminState) -> Result<Option<Trouble>, Failure> {
+    let unread = views::unread_deliveries(&state.pool).await?;
+    Ok((unread > 0).then(|| {
+        trouble(
+            format!("{unread} deliveries were not understood"),
+            "of the last 24 h; they were signed by GitHub",
+            "flyci deliveries --failed shows why; a later flyci may know them",
+        )
+    }))
+}
+
+async fn pending(state: &AdminState) -> Result<Option<Trouble>, Failure> {
+    let waits =
+        |tenant: &tenants::Tenant| tenant.admission == Admission::Pending.as_str() && tenant.uninstalled_at.is_none();
+    let pending = tenants::all(&state.pool).await?.iter().filter(|tenant| waits(tenant)).count();
+    Ok((pending > 0).then(|| {
+        trouble(
+            format!("{pending} accounts wait for your approval"),
+            "their jobs are refused until then",
+            "flyci tenants, then flyci tenants approve ACCOUNT",
+        )
+    }))
+}
