@@ -73,6 +73,22 @@ fn sql_is_written_in_the_store_only() {
 }
 
 #[test]
+fn the_domain_has_no_clock_and_touches_nothing() {
+    holds(
+        rust::the_domain_is_pure,
+        &[
+            ("src/domain/job.rs", "fn f() { chrono::Utc::now(); }"),
+            ("src/domain/vm.rs", "async fn f() {}"),
+            ("src/domain/labels.rs", "use std::fs;"),
+        ],
+        &[
+            ("src/domain/job.rs", "//! Without async.\nfn next(now: DateTime<Utc>) -> State {}"),
+            ("src/app/mod.rs", "async fn f() { chrono::Utc::now(); }"),
+        ],
+    );
+}
+
+#[test]
 fn unsafe_is_kept_where_it_cannot_be_avoided() {
     holds(
         rust::unsafe_in_its_places,

@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 /// The layers of the daemon, the lowest first. A module may use any module of a lower layer.
 const LAYERS: &[&[&str]] = &[
     &["domain"],
-    &["api", "wake"],
+    &["api", "data_dir", "wake"],
     &["secrets", "guest"],
-    &["config", "errors", "github", "hypervisor", "images", "logging", "metrics", "store"],
-    &["machine", "place"],
+    &["config", "errors", "github", "hypervisor", "images", "logging", "store"],
+    &["machine", "metrics", "place"],
     &["lifecycle"],
     &["dispatch", "intake", "mint", "upkeep"],
     &["web"],
@@ -21,8 +21,6 @@ const LAYERS: &[&[&str]] = &[
 /// What may be used within a layer, with the reason.
 const BESIDE: &[(&str, &str, &str)] = &[
     ("errors", "store", "tells a database's refusal without the values it quotes"),
-    ("github", "metrics", "counts its calls"),
-    ("hypervisor", "metrics", "counts its steps"),
     ("images", "hypervisor", "runs the system's tools by the one way of starting a process"),
 ];
 

@@ -20,7 +20,6 @@ const UNSAFE_PLACES: &[Exception] = &[
 const PROCESS_PLACES: &[Exception] = &[
     ("src/hypervisor/", "a VM is a process"),
     ("src/store/embedded/", "the private Postgres"),
-    ("src/postgres/", "the private Postgres"),
     ("src/images/build", "an image is made with the system's own tools"),
     ("src/cli/demo", "the demo starts a daemon of its own, to look at it from outside"),
     ("agent/src/", "the agent runs what the host asks for"),
@@ -51,6 +50,29 @@ pub fn sql_in_the_store(tree: &Tree) -> Vec<String> {
     ];
     let excepted = |file: &&Source| file.path.starts_with("src/") && !file.path.starts_with("src/store/");
     found(tree.rust().filter(excepted), &tokens, "is SQL: it belongs in a function of src/store")
+}
+
+/// `domain` decides and does nothing else: no clock, no I/O, no async. Ids are random: that is chance enough.
+pub fn the_domain_is_pure(tree: &Tree) -> Vec<String> {
+    let tokens = [
+        "async",
+        "tokio",
+        "reqwest",
+        "octocrab",
+        "std::fs",
+        "std::net",
+        "std::env",
+        "std::process",
+        "std::io",
+        "std::thread",
+        "Utc::now",
+        "Local::now",
+        "SystemTime",
+        "Instant",
+        "tracing",
+    ];
+    let domain = tree.rust().filter(|file| file.path.starts_with("src/domain/"));
+    found(domain, &tokens, "has no place in src/domain: time, chance and what was read come in as arguments")
 }
 
 /// `unsafe` only where a kernel or a framework asks for it.
