@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 /// The layers of the daemon, the lowest first. A module may use any module of a lower layer.
 const LAYERS: &[&[&str]] = &[
     &["domain"],
-    &["api", "data_dir", "wake"],
+    &["api", "data_dir", "program", "wake"],
     &["secrets", "guest"],
     &["config", "errors", "github", "hypervisor", "images", "logging", "store"],
     &["machine", "metrics", "place"],
@@ -21,6 +21,7 @@ const LAYERS: &[&[&str]] = &[
 /// What may be used within a layer, with the reason.
 const BESIDE: &[(&str, &str, &str)] = &[
     ("errors", "store", "tells a database's refusal without the values it quotes"),
+    ("hypervisor", "images", "reads the manifest of the image that it boots"),
     ("images", "hypervisor", "runs the system's tools by the one way of starting a process"),
 ];
 

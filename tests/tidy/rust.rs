@@ -19,6 +19,7 @@ const UNSAFE_PLACES: &[Exception] = &[
 ];
 const PROCESS_PLACES: &[Exception] = &[
     ("src/hypervisor/", "a VM is a process"),
+    ("src/program.rs", "runs a tool of the system, with a deadline and bounded output"),
     ("src/store/embedded/", "the private Postgres"),
     ("src/images/build", "an image is made with the system's own tools"),
     ("src/cli/demo", "the demo starts a daemon of its own, to look at it from outside"),
