@@ -33,7 +33,7 @@ fn holds(rule: Rule, bad: &[(&str, &str)], good: &[(&str, &str)]) {
         let found = rule(&Tree::of(&[*example]));
         assert!(found.is_empty(), "the rule must accept this example, not answer {found:?}:\n{}", example.1);
     }
-    let faults = rule(&Tree::of_the_repository());
+    let faults = rule(Tree::of_the_repository());
     assert!(faults.is_empty(), "{} to mend:\n  {}", faults.len(), faults.join("\n  "));
 }
 

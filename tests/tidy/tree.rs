@@ -3,6 +3,7 @@
 use crate::source::Source;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// Folders that hold nothing of ours.
 const NOT_OURS: &[&str] = &["target", ".git", ".flyci", "node_modules"];
@@ -20,14 +21,17 @@ impl Tree {
         Self { files: files.iter().map(|(path, text)| Source::new(path, text)).collect() }
     }
 
-    /// The repository's files: all that are text and ours.
-    pub fn of_the_repository() -> Self {
-        let root = root();
-        let mut files = Vec::new();
-        collect(&root, &root, &mut files);
-        assert!(files.len() > 50, "the repository's files were not found at {}", root.display());
-        files.sort_by(|a, b| a.path.cmp(&b.path));
-        Self { files }
+    /// The repository's files: all that are text and ours. Read once for all rules.
+    pub fn of_the_repository() -> &'static Self {
+        static TREE: OnceLock<Tree> = OnceLock::new();
+        TREE.get_or_init(|| {
+            let root = root();
+            let mut files = Vec::new();
+            collect(&root, &root, &mut files);
+            assert!(files.len() > 50, "the repository's files were not found at {}", root.display());
+            files.sort_by(|a, b| a.path.cmp(&b.path));
+            Self { files }
+        })
     }
 
     /// All files.
