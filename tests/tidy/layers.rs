@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 /// The layers of the daemon, the lowest first. A module may use any module of a lower layer.
 const LAYERS: &[&[&str]] = &[
     &["domain"],
-    &["api", "data_dir", "program", "wake"],
+    &["api", "data_dir", "errors", "program", "wake"],
     &["secrets", "guest"],
-    &["config", "errors", "github", "hypervisor", "images", "logging", "store"],
+    &["config", "github", "hypervisor", "images", "logging", "store"],
     &["machine", "metrics", "place"],
     &["lifecycle"],
     &["dispatch", "intake", "mint", "upkeep"],
@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["cli"],
 ];
 
-/// What may be used within a layer, with the reason.
+/// What may be used although it lies beside or above, with the reason.
 const BESIDE: &[(&str, &str, &str)] = &[
     ("errors", "store", "tells a database's refusal without the values it quotes"),
     ("hypervisor", "images", "reads the manifest of the image that it boots"),

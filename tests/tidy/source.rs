@@ -1,5 +1,7 @@
 //! One file, and for Rust what of it is code: neither comment nor text, and outside its tests.
 
+use std::path::Path;
+
 /// A file of the tree.
 pub struct Source {
     /// From the repository's root, with `/`.
@@ -12,8 +14,16 @@ pub struct Source {
 impl Source {
     /// A file with this text.
     pub fn new(path: &str, text: &str) -> Self {
-        let code = if path.ends_with(".rs") { without_texts(text) } else { String::new() };
-        Self { path: path.to_owned(), text: text.to_owned(), code }
+        let mut source = Self { path: path.to_owned(), text: text.to_owned(), code: String::new() };
+        if source.is_a("rs") {
+            source.code = without_texts(text);
+        }
+        source
+    }
+
+    /// Whether its name ends with this extension.
+    pub fn is_a(&self, extension: &str) -> bool {
+        Path::new(&self.path).extension().is_some_and(|one| one == extension)
     }
 
     /// The text with comments, strings and characters blanked; lines stay where they are.

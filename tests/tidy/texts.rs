@@ -101,15 +101,18 @@ pub fn named_things_exist(tree: &Tree) -> Vec<String> {
             if !ROOTS.iter().any(|root| path.starts_with(root)) || path.contains([' ', '*', '<', '{', '…']) {
                 continue;
             }
-            let text = tree.text_of(path);
             if !tree.has(path) {
                 faults.push(format!("{}:{line}: names `{path}`, which is not there", file.path));
-            } else if !test.is_empty() && !text.is_some_and(|text| holds_token(&text, &format!("fn {test}"))) {
+            } else if !test.is_empty() && !has_function(tree, path, test) {
                 faults.push(format!("{}:{line}: names `{span}`: {path} has no such function", file.path));
             }
         }
     }
     faults
+}
+
+fn has_function(tree: &Tree, path: &str, name: &str) -> bool {
+    tree.text_of(path).is_some_and(|text| holds_token(&text, &format!("fn {name}")))
 }
 
 /// The repository speaks of the product: no workplaces, no promises to oneself.

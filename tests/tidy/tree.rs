@@ -41,12 +41,12 @@ impl Tree {
 
     /// The Rust files.
     pub fn rust(&self) -> impl Iterator<Item = &Source> {
-        self.all().filter(|file| file.path.ends_with(".rs"))
+        self.all().filter(|file| file.is_a("rs"))
     }
 
     /// The documents.
     pub fn documents(&self) -> impl Iterator<Item = &Source> {
-        self.all().filter(|file| file.path.ends_with(".md"))
+        self.all().filter(|file| file.is_a("md"))
     }
 
     /// The file at `path`: of this tree, or else of the repository.
