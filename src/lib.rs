@@ -26,6 +26,8 @@
 //! | [`api`] | the JSON of the admin API |
 //! | [`web`] | HTTP: webhook, health, API, metrics |
 //! | [`app`] | builds the roles, owns every task, shuts down |
+//! | [`api`] | the JSON of the admin API, as server and commands share it |
+//! | [`logging`] | the log, and what never gets into it |
 //! | [`cli`] | the commands |
 
 pub mod api;
@@ -44,6 +46,7 @@ pub mod intake;
 pub mod lifecycle;
 pub mod machine;
 pub mod metrics;
+pub mod logging;
 pub mod mint;
 pub mod place;
 pub mod secrets;

@@ -1,2 +1,5 @@
 //! The `flyci` program: parse the command line, run it, say how it went.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    flyci::cli::main()
+}

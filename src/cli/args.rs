@@ -1,0 +1,479 @@
+//! The command line: what can be typed, and what `--help` says. Nothing is done here.
+
+use crate::domain::units::Span;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   done
+  1   failed (the message says why)
+  2   wrong usage
+  3   the daemon is not running
+  4   it runs, and something is degraded (status)
+  5   timed out (drain --wait)
+  78  the configuration is wrong
+
+`flyci --status` and `flyci --drain` equal the commands. Colour: only on a terminal, and not with NO_COLOR.
+Log: FLYCI_LOG=debug (or RUST_LOG) says how much; it goes to stderr, as JSON unless that is a terminal.";
+
+/// Ephemeral GitHub Actions runners on your own machines: one VM per job, nothing kept after it.
+#[derive(Parser, Debug)]
+#[command(name = "flyci", version, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
+pub struct Cli {
+    /// The configuration file [default: the usual place of the platform]
+    // `FLYCI_CONFIG` is read by the configuration itself, so that a fault of it is told the same way.
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub config: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run the roles that the configuration names, until SIGTERM
+    Serve,
+    /// Show what is wrong first, then hosts, slots, vms and queue
+    Status(StatusArgs),
+    /// Take no new work on a host; what runs comes to its end
+    Drain(DrainArgs),
+    /// Take work again
+    Resume(ResumeArgs),
+    /// List the hosts
+    Hosts(ListArgs),
+    /// List jobs, newest first; `jobs why` says why one waits or how it ended
+    #[command(args_conflicts_with_subcommands = true)]
+    Jobs(JobsArgs),
+    /// List the vms that exist; `vms kill` ends one
+    #[command(args_conflicts_with_subcommands = true)]
+    Vms(VmsArgs),
+    /// List who installed the GitHub App; approve, suspend or limit them
+    #[command(args_conflicts_with_subcommands = true)]
+    Tenants(TenantsArgs),
+    /// List the webhook deliveries of GitHub
+    Deliveries(DeliveriesArgs),
+    /// Build, list, verify and remove the images that vms are cloned from
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Check or show the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Show who did what; `audit verify` proves that no entry was changed
+    #[command(args_conflicts_with_subcommands = true)]
+    Audit(AuditArgs),
+    /// Show the minutes used, by account and profile
+    Usage(UsageArgs),
+    /// Write the private database into a file
+    Backup(BackupArgs),
+    /// Bring the private database back from a backup
+    Restore(RestoreArgs),
+    /// Look after the private database
+    #[command(subcommand)]
+    Database(DatabaseCommand),
+    /// Show flyci at work: a simulated GitHub, real jobs in VMs, and proof that nothing is left
+    #[cfg(feature = "demo")]
+    Demo(DemoArgs),
+    /// Print the completions of a shell
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+}
+
+/// `--json` alone.
+#[derive(Args, Debug)]
+pub struct ListArgs {
+    /// Print the API's JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `flyci status`
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// Print the API's JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Draw again every two seconds, until Ctrl-C
+    #[arg(long, conflicts_with = "json")]
+    pub watch: bool,
+    /// Show every host, however many there are
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// `flyci drain`
+#[derive(Args, Debug)]
+pub struct DrainArgs {
+    #[command(flatten)]
+    pub which: WhichHost,
+    /// Wait until nothing runs there any more, and show what it waits for
+    #[arg(long)]
+    pub wait: bool,
+    /// How long to wait; then exit code 5, and the drain goes on
+    #[arg(long, requires = "wait", value_name = "TIME", default_value = "7h")]
+    pub timeout: Span,
+    /// Why, for those who look at it later
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+}
+
+/// `flyci resume`
+#[derive(Args, Debug)]
+pub struct ResumeArgs {
+    #[command(flatten)]
+    pub which: WhichHost,
+}
+
+/// One host, or all.
+#[derive(Args, Debug)]
+pub struct WhichHost {
+    /// The host [default: the only one there is]
+    pub host: Option<String>,
+    /// All hosts
+    #[arg(long, conflicts_with = "host")]
+    pub all: bool,
+}
+
+/// `flyci jobs`
+#[derive(Args, Debug)]
+pub struct JobsArgs {
+    #[command(subcommand)]
+    pub command: Option<JobsCommand>,
+    /// Only jobs in this state
+    #[arg(long)]
+    pub state: Option<JobStateArg>,
+    /// Only jobs that came within this time
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<Span>,
+    /// How many to show at most
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub limit: u32,
+    /// Print the API's JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The states of a job, as people filter by them.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobStateArg {
+    /// GitHub holds it back
+    Waiting,
+    /// It waits for a machine
+    Queued,
+    /// A vm is being made for it
+    Claimed,
+    /// A runner has it
+    Running,
+    /// It ran, and ended
+    Done,
+    /// It ended before any runner had it
+    Cancelled,
+    /// We gave up on it
+    Unserved,
+    /// Its vm was lost while it ran
+    Lost,
+}
+
+/// `flyci jobs …`
+#[derive(Subcommand, Debug)]
+pub enum JobsCommand {
+    /// Say why a job waits, or how it ended
+    Why {
+        /// GitHub's id of the job, or its address, as a browser shows it
+        #[arg(value_name = "ID-or-URL")]
+        job: String,
+        /// Print the API's JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `flyci vms`
+#[derive(Args, Debug)]
+pub struct VmsArgs {
+    #[command(subcommand)]
+    pub command: Option<VmsCommand>,
+    /// Print the API's JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `flyci vms …`
+#[derive(Subcommand, Debug)]
+pub enum VmsCommand {
+    /// End a vm now, whatever it does; its job is lost
+    Kill {
+        /// The vm's id, or enough of its beginning
+        #[arg(value_name = "ID")]
+        vm: String,
+        /// Why: goes to the audit
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+}
+
+/// `flyci tenants`
+#[derive(Args, Debug)]
+pub struct TenantsArgs {
+    #[command(subcommand)]
+    pub command: Option<TenantsCommand>,
+    /// Print the API's JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `flyci tenants …`
+#[derive(Subcommand, Debug)]
+pub enum TenantsCommand {
+    /// Serve an account's jobs
+    Approve {
+        /// The organisation or user that installed the App.
+        account: String,
+    },
+    /// Serve an account no more; what runs comes to its end
+    Suspend {
+        /// The organisation or user that installed the App.
+        account: String,
+    },
+    /// Say how many vms an account may have at once
+    Limit {
+        /// The organisation or user that installed the App.
+        account: String,
+        /// How many, or `default` for what the configuration says.
+        #[arg(value_name = "VMS", value_parser = vm_limit)]
+        vms: VmLimit,
+    },
+}
+
+/// `flyci deliveries`
+#[derive(Args, Debug)]
+pub struct DeliveriesArgs {
+    /// Only those that could not be applied
+    #[arg(long)]
+    pub failed: bool,
+    /// How many to show at most
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub limit: u32,
+    /// Print the API's JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `flyci image …`
+#[derive(Subcommand, Debug)]
+pub enum ImageCommand {
+    /// Build an image out of packages of this system
+    Build {
+        /// Which: `linux-minimal`
+        name: String,
+        /// An unpacked runner to put into it (it has a run.sh)
+        #[arg(long, value_name = "DIR")]
+        runner: Option<PathBuf>,
+    },
+    /// List the images of this host
+    List(ListArgs),
+    /// Remove an image that no vm uses
+    Remove {
+        /// Its digest, or enough of its beginning.
+        digest: String,
+    },
+    /// Read an image whole and compare it with its digest
+    Verify {
+        /// Its digest, or enough of its beginning.
+        digest: String,
+    },
+}
+
+/// `flyci config …`
+#[derive(Subcommand, Debug)]
+pub enum ConfigCommand {
+    /// Tell all faults of the configuration at once
+    Check,
+    /// Show the configuration as it is understood, defaults included, secrets masked
+    Show,
+}
+
+/// `flyci audit`
+#[derive(Args, Debug)]
+pub struct AuditArgs {
+    #[command(subcommand)]
+    pub command: Option<AuditCommand>,
+    /// Only what was done within this time
+    #[arg(long, value_name = "TIME", default_value = "1d")]
+    pub since: Span,
+    /// How many to show at most
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub limit: u32,
+    /// Print the API's JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `flyci audit …`
+#[derive(Subcommand, Debug)]
+pub enum AuditCommand {
+    /// Follow the chain of hashes from the first entry to the last
+    Verify,
+}
+
+/// `flyci usage`
+#[derive(Args, Debug)]
+pub struct UsageArgs {
+    /// Which month, in UTC [default: this one]
+    #[arg(long, value_name = "YYYY-MM", value_parser = month)]
+    pub month: Option<String>,
+    /// Print the API's JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Print CSV, one line per day, account and profile
+    #[arg(long, conflicts_with = "json")]
+    pub csv: bool,
+}
+
+/// `flyci backup`
+#[derive(Args, Debug)]
+pub struct BackupArgs {
+    /// The file to write.
+    pub file: PathBuf,
+}
+
+/// `flyci restore`
+#[derive(Args, Debug)]
+pub struct RestoreArgs {
+    /// The backup to read.
+    pub file: PathBuf,
+}
+
+/// `flyci database …`
+#[derive(Subcommand, Debug)]
+pub enum DatabaseCommand {
+    /// Move the private database to the installed major version of Postgres; the old one is kept
+    Upgrade,
+}
+
+/// `flyci demo`
+#[cfg(feature = "demo")]
+#[derive(Args, Debug)]
+pub struct DemoArgs {
+    /// What the vms are
+    #[arg(long, default_value = DEFAULT_DEMO_HYPERVISOR)]
+    pub hypervisor: DemoHypervisor,
+    /// Keep the data directory, and say where it is
+    #[arg(long)]
+    pub keep: bool,
+    /// The runner to put into the image: an unpacked directory with a run.sh [default: a small one of flyci's own]
+    #[arg(long, value_name = "DIR")]
+    pub runner: Option<PathBuf>,
+}
+
+/// What the demo's vms are.
+#[cfg(feature = "demo")]
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DemoHypervisor {
+    /// Real virtual machines
+    Qemu,
+    /// None: shows the way of a job where no VM can be had
+    Fake,
+}
+
+#[cfg(feature = "demo")]
+const DEFAULT_DEMO_HYPERVISOR: &str = if cfg!(target_os = "linux") { "qemu" } else { "fake" };
+
+/// A limit of vms; none: the configuration's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct VmLimit(pub Option<u32>);
+
+fn vm_limit(text: &str) -> Result<VmLimit, String> {
+    if text == "default" {
+        return Ok(VmLimit(None));
+    }
+    text.parse().map(|limit| VmLimit(Some(limit))).map_err(|_| "write a number, or `default`".to_owned())
+}
+
+/// A month as `2026-11`.
+fn month(text: &str) -> Result<String, String> {
+    chrono::NaiveDate::parse_from_str(&format!("{text}-01"), "%Y-%m-%d")
+        .map(|first| first.format("%Y-%m").to_string())
+        .map_err(|_| "write a year and a month, like 2026-11".to_owned())
+}
+
+/// Reads `flyci --status` as `flyci status`, and `flyci --drain` as `flyci drain`: the flag stands where the
+/// command would, behind `--config` at most.
+#[must_use]
+pub fn flags_as_commands(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    let mut at = 1;
+    while arguments.get(at).is_some_and(|argument| argument == "--config") {
+        at += 2;
+    }
+    while arguments.get(at).is_some_and(|argument| argument.as_encoded_bytes().starts_with(b"--config=")) {
+        at += 1;
+    }
+    if let Some(argument) = arguments.get_mut(at) {
+        let command = match argument.to_str() {
+            Some("--status") => "status",
+            Some("--drain") => "drain",
+            _ => return arguments,
+        };
+        *argument = command.into();
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(flags_as_commands(line.split_whitespace().map(OsString::from)))
+    }
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_equal_the_commands() {
+        for line in
+            ["flyci --status --json", "flyci --config a.toml --status --json", "flyci --config=a --status --json"]
+        {
+            let cli = parse(line).unwrap_or_else(|fault| panic!("{line}: {fault}"));
+            assert!(matches!(cli.command, Command::Status(StatusArgs { json: true, .. })), "{line}");
+        }
+        let cli = parse("flyci --drain --all --wait --timeout 30m").expect("it parses");
+        let Command::Drain(drain) = cli.command else { panic!("not a drain") };
+        assert!(drain.which.all && drain.wait);
+        assert_eq!(drain.timeout, Span::seconds(1800));
+    }
+
+    #[test]
+    fn every_command_takes_the_configuration_behind_it_too() {
+        let cli = parse("flyci jobs why 12 --config other.toml").expect("it parses");
+        assert_eq!(cli.config, Some(PathBuf::from("other.toml")));
+    }
+
+    #[test]
+    fn wrong_usage_is_refused() {
+        for line in [
+            "flyci",
+            "flyci setup",
+            "flyci drain mini-1 --all",
+            "flyci drain --timeout 3m",
+            "flyci drain --wait --timeout 3",
+            "flyci jobs --state sleeping",
+            "flyci vms kill 123",
+            "flyci usage --month 2026-13",
+            "flyci tenants limit acme many",
+        ] {
+            assert!(parse(line).is_err(), "{line} was accepted");
+        }
+    }
+}
