@@ -1,11 +1,16 @@
-//! The connection to Postgres: migrated, with a pool for each role.
+//! Postgres, private or given: migrated, with a pool for each role.
 
 use super::AppError;
-use crate::config::Config;
+use crate::config::{self, Config};
+use crate::data_dir::DataDir;
 use crate::domain::ids::FleetId;
+use crate::store::embedded::{self, EmbeddedPostgres};
 use crate::store::{self, Role, StoreError, fleet};
+use secrecy::ExposeSecret;
 use sqlx::PgPool;
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 /// The pools of this daemon's roles.
 pub struct Databases {
@@ -13,6 +18,13 @@ pub struct Databases {
     pub gateway: PgPool,
     /// Acts as the host.
     pub host: PgPool,
+    private: Option<Private>,
+}
+
+/// The private Postgres, kept running.
+struct Private {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
 }
 
 impl Databases {
@@ -20,13 +32,22 @@ impl Databases {
     ///
     /// # Errors
     /// When there is no database, or it is of a later version.
-    pub async fn open(config: &Config) -> Result<Self, AppError> {
-        let options = connect_options(config)?;
+    pub async fn open(config: &Config, data_dir: &DataDir) -> Result<Self, AppError> {
+        let (options, private) = match &config.database.url {
+            Some(url) => (given(&config.database, url)?, None),
+            None => {
+                let options = embedded::Options { download: config.database.download };
+                let postgres = EmbeddedPostgres::start(data_dir, options).await?;
+                (postgres.connect_options(), Some(keep_running(postgres)))
+            }
+        };
+        let options = options.application_name("flyci");
         store::migrate(&options).await?;
         let connections = config.database.max_connections;
         Ok(Self {
             gateway: store::connect(&options, Role::Gateway, connections).await?,
             host: store::connect(&options, Role::Host, connections).await?,
+            private,
         })
     }
 
@@ -38,17 +59,39 @@ impl Databases {
         fleet::id(&self.gateway).await
     }
 
-    /// Closes the connections.
+    /// Closes the connections, then stops the private Postgres.
     pub async fn close(self) {
         self.gateway.close().await;
         self.host.close().await;
+        if let Some(private) = self.private {
+            private.stop.cancel();
+            if let Err(error) = private.task.await {
+                tracing::error!("the private Postgres's task ended by itself: {error}");
+            }
+        }
     }
 }
 
-fn connect_options(config: &Config) -> Result<PgConnectOptions, AppError> {
-    let Some(url) = &config.database.url else {
-        return Err(AppError::NoHypervisor("embedded"));
-    };
-    let options: PgConnectOptions = url.expose().parse().map_err(StoreError::from)?;
-    Ok(options.application_name("flyci"))
+fn keep_running(postgres: EmbeddedPostgres) -> Private {
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    let task = tokio::spawn(async move {
+        if let Err(error) = postgres.run(stopped).await {
+            tracing::error!(error = %crate::errors::chain(&error), "the private Postgres did not stop");
+        }
+    });
+    Private { stop, task }
+}
+
+/// How to connect to the operator's own Postgres.
+fn given(section: &config::Database, url: &config::SecretUrl) -> Result<PgConnectOptions, AppError> {
+    let mut options: PgConnectOptions = url.expose().parse().map_err(StoreError::from)?;
+    if let Some(file) = &section.password_file {
+        let password = super::gateway::read_secret("database.password_file", file)?;
+        options = options.password(password.expose_secret());
+    }
+    if let Some(ca_file) = &section.ca_file {
+        options = options.ssl_root_cert(ca_file).ssl_mode(PgSslMode::VerifyFull);
+    }
+    Ok(options)
 }

@@ -17,6 +17,7 @@ use crate::store::jobs::Patience;
 use crate::upkeep::doubts::Doubts;
 use crate::upkeep::prune::{self, Retention};
 use crate::wake::Wakes;
+use crate::web::Readiness;
 use sqlx::PgPool;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,8 @@ use uuid::Uuid;
 const MINT_PERIOD: Duration = Duration::from_secs(2);
 /// How often doubts are looked at although nobody woke them.
 const DOUBT_PERIOD: Duration = Duration::from_secs(5);
+/// How often GitHub is asked whether it knows the App's key.
+const GITHUB_PERIOD: Duration = Duration::from_secs(60);
 /// How often rows are pruned.
 const PRUNE_PERIOD: Duration = Duration::from_secs(600);
 /// How long after its vm's end a job's `completed` may come by itself before GitHub is asked.
@@ -107,7 +110,7 @@ pub fn read_secret(key: &'static str, path: &Path) -> Result<SecretString, AppEr
 impl Gateway {
     /// Starts the gateway's loops. Answers the intake, for the web server.
     #[must_use]
-    pub fn start(self, loops: &Loops) -> Arc<Intake> {
+    pub fn start(self, loops: &Loops, readiness: &Arc<Readiness>) -> Arc<Intake> {
         let wakes = &self.wakes;
         let minter = Arc::new(Minter {
             pool: self.pool.clone(),
@@ -126,6 +129,15 @@ impl Gateway {
         loops.spawn("removal", MINT_PERIOD, By(Arc::clone(wakes), |wakes| &wakes.removal), move || {
             let remover = Arc::clone(&remover);
             async move { remover.removal_pass().await.map(|_| More::No) }
+        });
+        let (asked, ready) = (self.github.clone(), Arc::clone(readiness));
+        loops.spawn("github", GITHUB_PERIOD, Never, move || {
+            let (github, readiness) = (asked.clone(), Arc::clone(&ready));
+            async move {
+                let answer = github.app().await;
+                readiness.set_github(answer.is_ok());
+                answer.map(|_| More::No)
+            }
         });
         let doubts = Arc::new(Doubts {
             pool: self.pool.clone(),

@@ -1,8 +1,10 @@
 //! Runs the loops: each calls its `pass()` when it is woken or its period is over, until the daemon stops.
 
+use crate::metrics::Metrics;
 use std::error::Error;
 use std::future::Future;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -31,13 +33,14 @@ const SOON: Duration = Duration::from_millis(20);
 pub struct Loops {
     tasks: TaskTracker,
     shutdown: CancellationToken,
+    metrics: Arc<Metrics>,
 }
 
 impl Loops {
     /// Loops that end with `shutdown`.
     #[must_use]
-    pub const fn new(tasks: TaskTracker, shutdown: CancellationToken) -> Self {
-        Self { tasks, shutdown }
+    pub const fn new(tasks: TaskTracker, shutdown: CancellationToken, metrics: Arc<Metrics>) -> Self {
+        Self { tasks, shutdown, metrics }
     }
 
     /// Starts a loop. A pass that fails is logged once until it succeeds again, and tried again.
@@ -48,12 +51,14 @@ impl Loops {
         F: Future<Output = Result<More, E>> + Send,
         E: Error + Send + 'static,
     {
-        let shutdown = self.shutdown.clone();
+        let (shutdown, metrics) = (self.shutdown.clone(), Arc::clone(&self.metrics));
         self.tasks.spawn(async move {
             let mut failures = 0_u32;
             while !shutdown.is_cancelled() {
                 // A pass is short, and what it began it finishes: it is not cut off by a shutdown.
+                let began = Instant::now();
                 let outcome = pass().await;
+                metrics.pass(name, began.elapsed(), outcome.is_ok());
                 let rest = after(name, &outcome, &mut failures);
                 let Some(rest) = rest else { continue };
                 let period = rest.unwrap_or(period);
@@ -128,7 +133,6 @@ impl Wake for By {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     #[tokio::test(start_paused = true)]
@@ -136,7 +140,8 @@ mod tests {
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
         let passes = Arc::new(AtomicU32::new(0));
         let (counted, stop) = (Arc::clone(&passes), shutdown.clone());
-        Loops::new(tasks.clone(), shutdown).spawn("test", Duration::from_secs(3600), Never, move || {
+        let metrics = Arc::new(Metrics::new(chrono::Utc::now()));
+        Loops::new(tasks.clone(), shutdown, metrics).spawn("test", Duration::from_secs(3600), Never, move || {
             let (counted, stop) = (Arc::clone(&counted), stop.clone());
             async move {
                 if counted.fetch_add(1, Ordering::SeqCst) == 4 {

@@ -5,14 +5,19 @@
 //! | `database` | the connection to Postgres, private or given; migrations; the fleet's id |
 //! | `gateway` | intake, mint, doubts, pruning |
 //! | `host` | hypervisor, drivers, dispatch, sweep, heartbeat |
+//! | `servers` | the listeners |
 //! | `loops` | the tasks that call each `pass()` |
+//! | `signals` | what SIGTERM, SIGINT and SIGHUP do |
 
 mod database;
 mod gateway;
 mod host;
 mod loops;
+mod servers;
+mod signals;
 
 use crate::config::{Config, ConfigFaults};
+use crate::data_dir::{DataDir, DataDirError};
 use crate::domain::ids::FleetId;
 use crate::github::{GitHub, OptionsError};
 use crate::hypervisor::Hypervisor;
@@ -20,10 +25,16 @@ use crate::intake::Intake;
 use crate::lifecycle::Machine;
 use crate::secrets::files::PrivateFileError;
 use crate::secrets::{KeyRing, SecretsError};
+use crate::metrics::Metrics;
 use crate::store::StoreError;
+use crate::store::embedded::EmbeddedError;
 use crate::wake::Wakes;
+use crate::web::Readiness;
+use crate::web::servers::ServeError;
 use database::Databases;
 use loops::Loops;
+use servers::{Backing, Servers};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,12 +80,24 @@ pub enum AppError {
     )]
     OtherFleet { here: String, there: FleetId, file: PathBuf },
     /// The data directory cannot be used.
-    #[error("the data directory {path} cannot be used")]
-    DataDir {
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The private Postgres does not run.
+    #[error(transparent)]
+    Postgres(#[from] EmbeddedError),
+    /// A listener is not there.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// The fleet's file cannot be read or written.
+    #[error("{path}, which says which fleet this machine belongs to, cannot be used")]
+    FleetFile {
         path: PathBuf,
         #[source]
         source: std::io::Error,
     },
+    /// Signals cannot be waited for.
+    #[error("signals cannot be waited for")]
+    Signals(#[source] std::io::Error),
     /// What the configuration asks for is not built for this platform.
     #[error("host.hypervisor = \"{0}\" does not run on this platform")]
     NoHypervisor(&'static str),
@@ -90,9 +113,12 @@ pub struct Daemon {
     pub fleet: FleetId,
     /// Wakes loops and drivers.
     pub wakes: Arc<Wakes>,
+    readiness: Arc<Readiness>,
+    servers: Servers,
     databases: Databases,
     shutdown: CancellationToken,
     tasks: TaskTracker,
+    _data_dir: DataDir,
 }
 
 /// What a test puts in the place of what the configuration names.
@@ -108,27 +134,58 @@ impl Daemon {
     /// # Errors
     /// The first thing that keeps the daemon from work, with what to do about it.
     pub async fn start(config: &Config, overrides: Overrides) -> Result<Self, AppError> {
-        make_data_dir(config)?;
-        let databases = Databases::open(config).await?;
-        let fleet = databases.fleet().await?;
-        belong_to(config, fleet)?;
-        let wakes = Arc::new(Wakes::default());
-        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
-        let loops = Loops::new(tasks.clone(), shutdown.clone());
-        let intake = match &config.github {
-            Some(github) if config.is_gateway() => {
-                let gateway = gateway::build(config, github, &databases, fleet, Arc::clone(&wakes))?;
-                Some(gateway.start(&loops))
+        let data_dir = DataDir::lock(&config.data_dir)?;
+        let databases = Databases::open(config, &data_dir).await?;
+        match Self::start_roles(config, overrides, databases, data_dir).await {
+            Ok(daemon) => Ok(daemon),
+            Err((error, databases)) => {
+                // The private Postgres is stopped with what wanted it.
+                databases.close().await;
+                Err(error)
             }
-            Some(_) | None => None,
-        };
-        let machine = if config.is_host() {
-            let host = host::build(config, &databases, fleet, Arc::clone(&wakes), overrides)?;
-            Some(host.start(&loops, tasks.clone(), shutdown.clone()).await?)
-        } else {
-            None
-        };
-        Ok(Self { intake, machine, fleet, wakes, databases, shutdown, tasks })
+        }
+    }
+
+    async fn start_roles(
+        config: &Config,
+        overrides: Overrides,
+        databases: Databases,
+        data_dir: DataDir,
+    ) -> Result<Self, (AppError, Databases)> {
+        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        let roles = Roles { config, databases: &databases, tasks: &tasks, shutdown: &shutdown };
+        match roles.start(overrides).await {
+            Ok(started) => Ok(Self {
+                intake: started.intake,
+                machine: started.machine,
+                fleet: started.fleet,
+                wakes: started.wakes,
+                readiness: started.readiness,
+                servers: started.servers,
+                databases,
+                shutdown,
+                tasks,
+                _data_dir: data_dir,
+            }),
+            Err(error) => {
+                shutdown.cancel();
+                tasks.close();
+                tasks.wait().await;
+                Err((error, databases))
+            }
+        }
+    }
+
+    /// Where deliveries come in.
+    #[must_use]
+    pub const fn public_address(&self) -> Option<SocketAddr> {
+        self.servers.public
+    }
+
+    /// Where metrics are read.
+    #[must_use]
+    pub const fn metrics_address(&self) -> Option<SocketAddr> {
+        self.servers.metrics
     }
 
     /// Resolves when something inside wants the daemon to stop.
@@ -138,8 +195,10 @@ impl Daemon {
 
     /// Stops the daemon: no new work, what was begun is finished, running VMs are left as they are.
     pub async fn stop(self) {
+        self.readiness.set_draining(true);
         self.shutdown.cancel();
         self.tasks.close();
+        self.servers.stopped().await;
         if tokio::time::timeout(SHUTDOWN_DEADLINE, self.tasks.wait()).await.is_err() {
             tracing::warn!("some tasks did not end in time; they are cut off");
         }
@@ -147,26 +206,113 @@ impl Daemon {
     }
 }
 
-/// The data directory, for its owner alone.
-fn make_data_dir(config: &Config) -> Result<(), AppError> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&config.data_dir)
-        .map_err(|source| AppError::DataDir { path: config.data_dir.clone(), source })
+/// Runs the daemon until a signal, or something inside, ends it.
+///
+/// # Errors
+/// What keeps the daemon from starting, with what to do about it.
+pub async fn serve(config: Config) -> Result<(), AppError> {
+    let mut signals = signals::Signals::listen().map_err(AppError::Signals)?;
+    let daemon = Daemon::start(&config, Overrides::default()).await?;
+    tracing::info!(fleet.id = %daemon.fleet, version = env!("CARGO_PKG_VERSION"), "flyci runs");
+    loop {
+        tokio::select! {
+            () = daemon.wants_to_stop() => break,
+            signal = signals.next() => match signal {
+                signals::Signal::Reload => daemon.servers.reload(),
+                signals::Signal::Stop => break,
+            },
+        }
+    }
+    tracing::info!("flyci stops; running VMs are left as they are, and adopted at the next start");
+    tokio::select! {
+        () = daemon.stop() => tracing::info!("flyci stopped"),
+        () = signals.stop() => tracing::warn!("a second signal: flyci ends at once"),
+    }
+    Ok(())
+}
+
+/// What the roles are started with.
+struct Roles<'a> {
+    config: &'a Config,
+    databases: &'a Databases,
+    tasks: &'a TaskTracker,
+    shutdown: &'a CancellationToken,
+}
+
+/// What runs.
+struct Started {
+    intake: Option<Arc<Intake>>,
+    machine: Option<Arc<Machine>>,
+    fleet: FleetId,
+    wakes: Arc<Wakes>,
+    readiness: Arc<Readiness>,
+    servers: Servers,
+}
+
+impl Roles<'_> {
+    async fn start(&self, overrides: Overrides) -> Result<Started, AppError> {
+        let fleet = self.databases.fleet().await?;
+        belong_to(self.config, fleet)?;
+        let wakes = Arc::new(Wakes::default());
+        let readiness = Arc::new(Readiness::default());
+        let metrics = Arc::new(Metrics::new(chrono::Utc::now()));
+        let loops = Loops::new(self.tasks.clone(), self.shutdown.clone(), Arc::clone(&metrics));
+        let gateway = self.gateway(fleet, &wakes)?;
+        let ring = gateway.as_ref().map(|gateway| Arc::clone(&gateway.ring));
+        let intake = gateway.map(|gateway| gateway.start(&loops, &readiness));
+        let machine = self.host(fleet, &wakes, &loops, overrides).await?;
+        let backing = Backing {
+            config: self.config,
+            databases: self.databases,
+            intake: intake.as_ref(),
+            ring: ring.as_ref(),
+            fleet,
+            wakes: &wakes,
+            readiness: &readiness,
+            metrics: &metrics,
+        };
+        let servers = Servers::start(&backing, self.shutdown)?;
+        let (watched, pool, stop) =
+            (Arc::clone(&readiness), self.databases.gateway.clone(), self.shutdown.clone());
+        self.tasks.spawn(async move { watched.watch_database(pool, stop).await });
+        Ok(Started { intake, machine, fleet, wakes, readiness, servers })
+    }
+
+    fn gateway(&self, fleet: FleetId, wakes: &Arc<Wakes>) -> Result<Option<gateway::Gateway>, AppError> {
+        match &self.config.github {
+            Some(github) if self.config.is_gateway() => {
+                gateway::build(self.config, github, self.databases, fleet, Arc::clone(wakes)).map(Some)
+            }
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    async fn host(
+        &self,
+        fleet: FleetId,
+        wakes: &Arc<Wakes>,
+        loops: &Loops,
+        overrides: Overrides,
+    ) -> Result<Option<Arc<Machine>>, AppError> {
+        if !self.config.is_host() {
+            return Ok(None);
+        }
+        let host = host::build(self.config, self.databases, fleet, Arc::clone(wakes), overrides)?;
+        Ok(Some(host.start(loops, self.tasks.clone(), self.shutdown.clone()).await?))
+    }
 }
 
 /// One fleet, one world: a machine whose state is of another fleet than the database does not start, since
 /// its sweep would destroy what the other database owns.
 fn belong_to(config: &Config, fleet: FleetId) -> Result<(), AppError> {
-    let file = config.data_dir.join("fleet");
-    match std::fs::read_to_string(&file) {
+    let path = config.data_dir.join("fleet");
+    match std::fs::read_to_string(&path) {
         Ok(text) if text.trim() == fleet.to_string() => Ok(()),
-        Ok(text) => Err(AppError::OtherFleet { here: text.trim().to_owned(), there: fleet, file }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => std::fs::write(&file, format!("{fleet}\n"))
-            .map_err(|source| AppError::DataDir { path: config.data_dir.clone(), source }),
-        Err(source) => Err(AppError::DataDir { path: file, source }),
+        Ok(text) => Err(AppError::OtherFleet { here: text.trim().to_owned(), there: fleet, file: path }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            std::fs::write(&path, format!("{fleet}\n")).map_err(|source| AppError::FleetFile { path, source })
+        }
+        Err(source) => Err(AppError::FleetFile { path, source }),
     }
 }
 

@@ -56,7 +56,8 @@ enum Boot {
     Ready,
     ProcessEnded,
     TooSlow,
-    Look,
+    Wanted(VmEnd),
+    Shutdown,
 }
 
 async fn boot(machine: &Machine, vm: &Vm, wake: &VmWake) -> Result<Next, DriverError> {
@@ -70,9 +71,10 @@ async fn boot(machine: &Machine, vm: &Vm, wake: &VmWake) -> Result<Next, DriverE
         Err(_) => return fail(machine, vm, VmEnd::BootTimeout, too_slow("starting the process")).await,
     }
     vms::mark_booted(&machine.pool, machine.fence, vm.id).await?;
-    match until_ready(machine, vm, wake, left).await {
+    match until_ready(machine, vm, wake, left).await? {
         Boot::Ready => ready(machine, vm).await,
-        Boot::Look => Ok(Next::Again),
+        Boot::Wanted(end) => ending::stop(machine, vm, end).await,
+        Boot::Shutdown => Ok(Next::Again),
         Boot::ProcessEnded => {
             let error = HypervisorError::Process("it ended while the guest booted".into());
             fail(machine, vm, VmEnd::BootFailed, error).await
@@ -89,15 +91,24 @@ async fn time_left(machine: &Machine, vm: &Vm) -> Result<Option<Duration>, Drive
     Ok(machine.limits.boot.checked_sub(passed).filter(|left| !left.is_zero()))
 }
 
-async fn until_ready(machine: &Machine, vm: &Vm, wake: &VmWake, left: Duration) -> Boot {
+async fn until_ready(machine: &Machine, vm: &Vm, wake: &VmWake, left: Duration) -> Result<Boot, DriverError> {
     let guest = machine.hypervisor.guest(vm.id);
-    tokio::select! {
-        () = answers(&guest) => Boot::Ready,
-        () = machine.hypervisor.ended(vm.id) => Boot::ProcessEnded,
-        () = tokio::time::sleep(left) => Boot::TooSlow,
-        // An operator's kill is seen when the row is read again; the guest boots on meanwhile.
-        () = wake.wait(PERIOD.max(left / 4)) => Boot::Look,
-        () = machine.shutdown.cancelled() => Boot::Look,
+    let ready = answers(&guest);
+    let ended = machine.hypervisor.ended(vm.id);
+    let late = tokio::time::sleep(left);
+    tokio::pin!(ready, ended, late);
+    loop {
+        tokio::select! {
+            () = &mut ready => return Ok(Boot::Ready),
+            () = &mut ended => return Ok(Boot::ProcessEnded),
+            () = &mut late => return Ok(Boot::TooSlow),
+            () = machine.shutdown.cancelled() => return Ok(Boot::Shutdown),
+            () = wake.wait(PERIOD) => {
+                if let Some(end) = wanted_end(machine, vm).await? {
+                    return Ok(Boot::Wanted(end));
+                }
+            }
+        }
     }
 }
 

@@ -3,4 +3,5 @@
 
 mod demand;
 mod intake;
+mod stories;
 mod support;

@@ -18,6 +18,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 
+/// How often a step that hangs looks whether it is healed.
+const HANG_LOOK: Duration = Duration::from_millis(20);
+
 /// How long steps take: `[host.fake]`.
 #[derive(Clone, Debug, Default)]
 pub struct FakeOptions {
@@ -51,7 +54,7 @@ pub enum Step {
 pub enum Fault {
     /// So many times it fails at once.
     Fail(u32),
-    /// It never ends.
+    /// It does not end until the fault is healed.
     Hang,
 }
 
@@ -84,7 +87,12 @@ impl Faults {
         match fault {
             None => Ok(()),
             Some(Fault::Fail(_)) => Err(HypervisorError::Process(format!("{step:?} was made to fail"))),
-            Some(Fault::Hang) => std::future::pending().await,
+            Some(Fault::Hang) => {
+                while lock(&self.planned).get(&step) == Some(&Fault::Hang) {
+                    tokio::time::sleep(HANG_LOOK).await;
+                }
+                Ok(())
+            }
         }
     }
 

@@ -13,7 +13,8 @@ const TEMPLATE_LOCK: i64 = 0x666c_7963_6974_6573;
 
 /// One test's database.
 pub struct TestDatabase {
-    pub options: PgConnectOptions,
+    /// Where it is, for a daemon's configuration.
+    pub url: String,
     /// Acts as the cluster's owner: for looking at, and for arranging, what no role of flyci may.
     pub owner: PgPool,
     /// Acts as the gateway.
@@ -37,7 +38,7 @@ impl TestDatabase {
             owner: PgPoolOptions::new().max_connections(4).connect_lazy_with(options.clone()),
             gateway: store::connect(&options, Role::Gateway, 8).await.expect("the gateway connects"),
             host: store::connect(&options, Role::Host, 4).await.expect("the host connects"),
-            options,
+            url: url.replacen("/postgres?", &format!("/{name}?"), 1),
         }
     }
 }

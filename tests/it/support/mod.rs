@@ -3,3 +3,5 @@
 pub mod database;
 pub mod gate;
 pub mod payload;
+pub mod receiver;
+pub mod world;

@@ -1,0 +1,161 @@
+//! The listeners: the public one, the operator's, and the one for metrics.
+
+use super::AppError;
+use super::database::Databases;
+use crate::config::{self, Config};
+use crate::domain::ids::FleetId;
+use crate::intake::Intake;
+use crate::metrics::Metrics;
+use crate::secrets::KeyRing;
+use crate::wake::Wakes;
+use crate::web::admin::{self, About, AdminState};
+use crate::web::servers::{self, Running};
+use crate::web::{MetricsState, PublicState, Purse, Readiness, Tls, TlsMode, metrics_router, public_router};
+use chrono::Utc;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// What the listeners need of the daemon.
+pub struct Backing<'a> {
+    /// The configuration.
+    pub config: &'a Config,
+    /// The pools.
+    pub databases: &'a Databases,
+    /// Takes deliveries in, if this is a gateway.
+    pub intake: Option<&'a Arc<Intake>>,
+    /// Opens stored names, if this is a gateway.
+    pub ring: Option<&'a Arc<KeyRing>>,
+    /// The fleet.
+    pub fleet: FleetId,
+    /// Wakes loops and drivers.
+    pub wakes: &'a Arc<Wakes>,
+    /// What `/readyz` says.
+    pub readiness: &'a Arc<Readiness>,
+    /// What Prometheus reads.
+    pub metrics: &'a Arc<Metrics>,
+}
+
+/// The listeners of a daemon.
+#[derive(Default)]
+pub struct Servers {
+    /// Where deliveries come in.
+    pub public: Option<SocketAddr>,
+    /// Where metrics are read.
+    pub metrics: Option<SocketAddr>,
+    tcp: Vec<Running<SocketAddr>>,
+    sockets: Vec<Running<PathBuf>>,
+    tls: Option<Tls>,
+}
+
+impl Servers {
+    /// Starts the listeners that the configuration names.
+    ///
+    /// # Errors
+    /// When an address, a certificate or the socket cannot be used.
+    pub fn start(backing: &Backing<'_>, stop: &CancellationToken) -> Result<Self, AppError> {
+        let mut servers = Self::default();
+        servers.start_operators(backing, stop)?;
+        if let Some(intake) = backing.intake {
+            servers.start_public(backing, intake, stop)?;
+        }
+        Ok(servers)
+    }
+
+    fn start_public(
+        &mut self,
+        backing: &Backing<'_>,
+        intake: &Arc<Intake>,
+        stop: &CancellationToken,
+    ) -> Result<(), AppError> {
+        let state = PublicState {
+            intake: Arc::clone(intake),
+            readiness: Arc::clone(backing.readiness),
+            metrics: Arc::clone(backing.metrics),
+            purse: Arc::new(Purse::default()),
+            security_txt: None,
+        };
+        let listen = backing.config.web.listen;
+        let (running, tls) = servers::start_public(listen, &tls_mode(backing.config), public_router(state), stop.clone())?;
+        tracing::info!(address = %running.address, "deliveries are taken");
+        self.public = Some(running.address);
+        self.tls = tls;
+        self.tcp.push(running);
+        Ok(())
+    }
+
+    fn start_operators(&mut self, backing: &Backing<'_>, stop: &CancellationToken) -> Result<(), AppError> {
+        let config = backing.config;
+        if let Some(ring) = backing.ring {
+            let router = admin::router(admin_state(backing, ring));
+            self.sockets.push(servers::start_admin_socket(&config.admin.socket, router.clone(), stop.clone())?);
+            if let Some(listen) = config.admin.listen {
+                self.tcp.push(servers::start_admin_tcp(listen, router, stop.clone())?);
+            }
+        }
+        if let Some(listen) = config.admin.metrics_listen.0 {
+            let pool = if config.is_gateway() { &backing.databases.gateway } else { &backing.databases.host };
+            let state = MetricsState { metrics: Arc::clone(backing.metrics), pool: pool.clone() };
+            let running = servers::start_metrics(listen, metrics_router(state), stop.clone())?;
+            self.metrics = Some(running.address);
+            self.tcp.push(running);
+        }
+        Ok(())
+    }
+
+    /// Reads the certificate again: it was renewed.
+    pub fn reload(&self) {
+        let Some(tls) = &self.tls else { return };
+        match tls.reload() {
+            Ok(()) => tracing::info!("the certificate was read again"),
+            Err(error) => {
+                tracing::error!(error = %crate::errors::chain(&error), "the certificate cannot be read again; the one before stays in use");
+            }
+        }
+    }
+
+    /// Returns when all listeners have stopped.
+    pub async fn stopped(self) {
+        for server in self.tcp {
+            server.stopped().await;
+        }
+        for server in self.sockets {
+            server.stopped().await;
+        }
+    }
+}
+
+fn admin_state(backing: &Backing<'_>, ring: &Arc<KeyRing>) -> AdminState {
+    let config = backing.config;
+    AdminState {
+        pool: backing.databases.gateway.clone(),
+        ring: Arc::clone(ring),
+        wakes: Arc::clone(backing.wakes),
+        readiness: Arc::clone(backing.readiness),
+        metrics: Arc::clone(backing.metrics),
+        about: Arc::new(About {
+            fleet: backing.fleet,
+            roles: config.roles.iter().map(ToString::to_string).collect(),
+            intake: config.github.as_ref().map_or("none", |github| github.intake.as_str()).to_owned(),
+            started_at: Utc::now(),
+            vms_per_tenant: config.limits.jobs_per_installation,
+            profiles: config.profiles.clone(),
+        }),
+    }
+}
+
+fn tls_mode(config: &Config) -> TlsMode {
+    let tls = &config.web.tls;
+    match (tls.mode, &tls.cert_file, &tls.key_file) {
+        (config::TlsMode::Files, Some(cert_file), Some(key_file)) => {
+            TlsMode::Files { cert_file: cert_file.clone(), key_file: key_file.clone() }
+        }
+        (config::TlsMode::SelfSigned, cert_file, _) => TlsMode::SelfSigned {
+            cert_file: cert_file.clone().unwrap_or_else(|| config.data_dir.join("web.crt")),
+            names: vec!["localhost".into(), "127.0.0.1".into(), "::1".into()],
+        },
+        // `files` without its files was refused when the configuration was read.
+        (config::TlsMode::Files | config::TlsMode::Off, _, _) => TlsMode::Off,
+    }
+}

@@ -1,0 +1,256 @@
+//! The whole of it: a simulated GitHub on the wire, a daemon, and machines that are not there.
+//!
+//! The vms' runners speak to the simulated GitHub over HTTP, as real ones would. A story ends with
+//! [`World::nothing_is_left`].
+
+use super::database::TestDatabase;
+use super::receiver::Receiver;
+use fake_github::runner::{Behaviour, Work};
+use fake_github::{AccountKind, Conclusion, FakeGitHub, Installation, JobHandle, JobScript, Options, Repo, Visibility};
+use flyci::app::{Daemon, Overrides};
+use flyci::config::Config;
+use flyci::guest::RunnerEnd;
+use flyci::hypervisor::fake::{FakeHypervisor, FakeOptions, FakeRunner};
+use secrecy::{ExposeSecret, SecretString};
+use std::os::unix::fs::PermissionsExt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// No step of a story takes longer.
+pub const SOON: Duration = Duration::from_secs(20);
+/// The profile of the stories.
+pub const LABEL: &str = "flyci-test";
+
+/// What is configured beside the defaults of a story.
+#[derive(Default)]
+pub struct Setup {
+    /// Lines under `[limits]`.
+    pub limits: &'static str,
+    /// Slots of the host; 0: four.
+    pub slots: u32,
+    /// Lines under `[[profiles]]`.
+    pub profile: &'static str,
+    /// The account that installs the App must be approved first.
+    pub admission_by_operator: bool,
+    /// Jobs of public repositories are served.
+    pub public_repositories: bool,
+}
+
+/// A world with one organisation and one private repository.
+pub struct World {
+    pub github: FakeGitHub,
+    pub db: TestDatabase,
+    pub machines: Arc<FakeHypervisor>,
+    pub runners: Arc<Runners>,
+    pub acme: Installation,
+    pub repo: Repo,
+    config: Config,
+    receiver: Receiver,
+    daemon: Option<Daemon>,
+    _folder: TempDir,
+}
+
+/// The runners in the vms: all do what the story says.
+pub struct Runners(Mutex<Behaviour>);
+
+impl Runners {
+    /// What runners that start from now on do.
+    pub fn will(&self, behaviour: Behaviour) {
+        *self.0.lock().expect("no runner panics") = behaviour;
+    }
+}
+
+#[async_trait::async_trait]
+impl FakeRunner for Runners {
+    async fn run(&self, jit_config: SecretString) -> RunnerEnd {
+        let behaviour = self.0.lock().expect("no runner panics").clone();
+        let status = fake_github::runner::run(jit_config.expose_secret(), behaviour).await;
+        // What the real runner exits with when GitHub calls it deprecated.
+        RunnerEnd { status, too_old: status == 7 }
+    }
+}
+
+impl World {
+    pub async fn new() -> Self {
+        Self::with(Setup::default()).await
+    }
+
+    pub async fn with(setup: Setup) -> Self {
+        let db = TestDatabase::new().await;
+        let receiver = Receiver::start().await;
+        let options = Options { webhook_url: Some(receiver.url()), ..Options::default() };
+        let github = FakeGitHub::start(options).await.expect("the simulated GitHub starts");
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = config(&setup, &github, &db, &folder);
+        let runners = Arc::new(Runners(Mutex::new(Behaviour::default())));
+        let machines = FakeHypervisor::new(FakeOptions::default(), Arc::clone(&runners) as Arc<dyn FakeRunner>);
+        let mut world = {
+            let acme = github.install("acme", AccountKind::Organization);
+            let repo = github.repository(&acme, "app", Visibility::Private);
+            Self { github, db, machines, runners, acme, repo, config, receiver, daemon: None, _folder: folder }
+        };
+        world.start().await;
+        world
+    }
+
+    /// Starts the daemon (again).
+    pub async fn start(&mut self) {
+        let hypervisor = Arc::clone(&self.machines) as Arc<dyn flyci::hypervisor::Hypervisor>;
+        let overrides = Overrides { hypervisor: Some(hypervisor) };
+        let daemon = Daemon::start(&self.config, overrides).await.expect("the daemon starts");
+        self.receiver.connect(daemon.intake.clone());
+        self.daemon = Some(daemon);
+    }
+
+    /// Stops the daemon; the machines go on.
+    pub async fn stop(&mut self) {
+        self.receiver.connect(None);
+        self.daemon.take().expect("a daemon runs").stop().await;
+    }
+
+    pub fn daemon(&self) -> &Daemon {
+        self.daemon.as_ref().expect("a daemon runs")
+    }
+
+    /// Queues a job of the repository.
+    pub fn queue(&self) -> JobHandle {
+        self.queue_on(&self.repo)
+    }
+
+    pub fn queue_on(&self, repo: &Repo) -> JobHandle {
+        self.github.queue_job(repo, &[LABEL], JobScript::new().step("true"))
+    }
+
+    /// Waits until GitHub says that the job is over.
+    pub async fn completed(&self, job: JobHandle) -> fake_github::JobView {
+        self.github.job_completed(job.id, SOON).await.expect("the job is completed in time")
+    }
+
+    /// Waits until every job of ours is in one of these states.
+    pub async fn jobs_are(&self, expected: &[&str]) {
+        self.until("the jobs are as expected", async || {
+            let mut states = self.texts("SELECT state FROM jobs ORDER BY state").await;
+            let mut expected: Vec<String> = expected.iter().map(|state| (*state).to_owned()).collect();
+            expected.sort();
+            states.sort();
+            states == expected
+        })
+        .await;
+    }
+
+    /// Waits until as many vms are in this state.
+    pub async fn vms_are(&self, state: &str, count: usize) {
+        self.until(&format!("{count} vms are {state}"), async || {
+            self.texts("SELECT state FROM vms").await.iter().filter(|found| *found == state).count() == count
+        })
+        .await;
+    }
+
+    /// Why the vms ended, in the order of their plans.
+    pub async fn ends(&self) -> Vec<String> {
+        self.texts("SELECT coalesce(reason, state) FROM vms ORDER BY planned_at").await
+    }
+
+    /// The first column of a query, as text.
+    pub async fn texts(&self, query: &str) -> Vec<String> {
+        sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_all(&self.db.owner).await.expect("the query works")
+    }
+
+    pub async fn execute(&self, statement: &str) {
+        sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&self.db.owner).await.expect("the statement works");
+    }
+
+    /// Waits until `condition` holds, and says what is there when it does not in time.
+    pub async fn until(&self, what: &str, condition: impl AsyncFn() -> bool) {
+        let deadline = tokio::time::Instant::now() + SOON;
+        while !condition().await {
+            if tokio::time::Instant::now() > deadline {
+                panic!("{what}: not within {SOON:?}\n{}", self.picture().await);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// All that is there, for the reader of a failed test.
+    async fn picture(&self) -> String {
+        let mut picture = String::new();
+        for table in ["jobs", "vms", "runners", "hosts", "host_images", "deliveries", "refusals"] {
+            let rows = self.texts(&format!("SELECT row_to_json(t)::text FROM {table} t")).await;
+            picture += &format!("{table}:\n  {}\n", rows.join("\n  "));
+        }
+        picture + &format!("GitHub's jobs: {:#?}\nGitHub's runners: {:#?}", self.github.jobs(), self.github.all_runners())
+    }
+
+    /// The end of every story: no machine, no live row, no registration is left.
+    pub async fn nothing_is_left(mut self) {
+        self.until("nothing is left", async || {
+            let live = self.texts("SELECT state FROM vms WHERE state <> 'gone'").await;
+            let open = self.texts("SELECT state FROM runners WHERE state NOT IN ('removed', 'void')").await;
+            let sealed = self.texts("SELECT id::text FROM runners WHERE sealed_jit IS NOT NULL").await;
+            live.is_empty()
+                && open.is_empty()
+                && sealed.is_empty()
+                && self.machines.vms().is_empty()
+                && self.github.all_runners().is_empty()
+        })
+        .await;
+        if self.daemon.is_some() {
+            self.stop().await;
+        }
+    }
+}
+
+/// A runner that ends its job well after a while.
+pub fn working_for(time: Duration) -> Behaviour {
+    Behaviour::working(Work::For(time, Conclusion::Success))
+}
+
+fn config(setup: &Setup, github: &FakeGitHub, db: &TestDatabase, folder: &TempDir) -> Config {
+    for (name, text) in [("app.pem", github.private_key_pem()), ("webhook.secret", github.webhook_secret())] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("the secret is written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("its mode is set");
+    }
+    let slots = if setup.slots == 0 { 4 } else { setup.slots };
+    let admission = if setup.admission_by_operator { "approve" } else { "open" };
+    let text = format!(
+        r#"
+data_dir = "data"
+[web]
+listen = "127.0.0.1:1"
+[web.tls]
+mode = "off"
+[github]
+api_url = "{api}"
+app_id = {app}
+private_key_file = "app.pem"
+webhook_secret_file = "webhook.secret"
+[tenants]
+admission = "{admission}"
+public_repositories = {public}
+[database]
+url = "{database}"
+[host]
+name = "test"
+hypervisor = "fake"
+slots = {slots}
+[limits]
+{limits}
+[[profiles]]
+label = "{LABEL}"
+cpus = 1
+memory = "128MB"
+disk_free = "1GB"
+image = "any"
+{profile}
+"#,
+        api = github.url(),
+        app = github.app_id(),
+        public = setup.public_repositories,
+        database = db.url,
+        limits = setup.limits,
+        profile = setup.profile,
+    );
+    Config::from_toml(&text, folder.path()).unwrap_or_else(|faults| panic!("{faults}"))
+}
