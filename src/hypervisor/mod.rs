@@ -6,6 +6,7 @@
 //! Backends know nothing of GitHub, jobs or the database.
 
 pub mod fake;
+pub(crate) mod process;
 
 use crate::domain::ids::VmId;
 use crate::domain::units::Bytes;
