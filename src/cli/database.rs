@@ -11,13 +11,15 @@ use std::future::Future;
 
 /// Runs `flyci backup`.
 pub async fn backup(config: &Config, args: &BackupArgs) -> Result<u8, CliError> {
-    let work = embedded::backup(&config.data_dir, &config.master_key_file(), &args.file);
+    let key = config.master_key_file();
+    let work = embedded::backup(&config.data_dir, &key, &args.file);
     told(config, "writing the backup", work).await
 }
 
 /// Runs `flyci restore`.
 pub async fn restore(config: &Config, args: &RestoreArgs) -> Result<u8, CliError> {
-    let work = embedded::restore(&config.data_dir, &config.master_key_file(), &args.file, options(config));
+    let key = config.master_key_file();
+    let work = embedded::restore(&config.data_dir, &key, &args.file, options(config));
     told(config, "restoring", work).await
 }
 
@@ -25,7 +27,8 @@ pub async fn restore(config: &Config, args: &RestoreArgs) -> Result<u8, CliError
 pub async fn run(config: &Config, command: &DatabaseCommand) -> Result<u8, CliError> {
     match command {
         DatabaseCommand::Upgrade => {
-            let work = embedded::upgrade(&config.data_dir, &config.master_key_file(), options(config));
+            let key = config.master_key_file();
+            let work = embedded::upgrade(&config.data_dir, &key, options(config));
             told(config, "moving the database", work).await
         }
     }
