@@ -3,5 +3,4 @@
 pub mod database;
 pub mod gate;
 pub mod payload;
-pub mod receiver;
 pub mod world;

@@ -4,11 +4,11 @@
 //! [`World::nothing_is_left`].
 
 use super::database::TestDatabase;
-use super::receiver::Receiver;
 use fake_github::runner::{Behaviour, Work};
 use fake_github::{AccountKind, Conclusion, FakeGitHub, Installation, JobHandle, JobScript, Options, Repo, Visibility};
 use flyci::app::{Daemon, Overrides};
 use flyci::config::Config;
+use flyci::errors::chain;
 use flyci::guest::RunnerEnd;
 use flyci::hypervisor::fake::{FakeHypervisor, FakeOptions, FakeRunner};
 use secrecy::{ExposeSecret, SecretString};
@@ -46,7 +46,6 @@ pub struct World {
     pub acme: Installation,
     pub repo: Repo,
     config: Config,
-    receiver: Receiver,
     daemon: Option<Daemon>,
     _folder: TempDir,
 }
@@ -78,34 +77,25 @@ impl World {
 
     pub async fn with(setup: Setup) -> Self {
         let db = TestDatabase::new().await;
-        let receiver = Receiver::start().await;
-        let options = Options { webhook_url: Some(receiver.url()), ..Options::default() };
-        let github = FakeGitHub::start(options).await.expect("the simulated GitHub starts");
+        let github = FakeGitHub::start(Options::default()).await.expect("the simulated GitHub starts");
         let folder = tempfile::tempdir().expect("a folder");
         let config = config(&setup, &github, &db, &folder);
         let runners = Arc::new(Runners(Mutex::new(Behaviour::default())));
         let machines = FakeHypervisor::new(FakeOptions::default(), Arc::clone(&runners) as Arc<dyn FakeRunner>);
-        let mut world = {
-            let acme = github.install("acme", AccountKind::Organization);
-            let repo = github.repository(&acme, "app", Visibility::Private);
-            Self { github, db, machines, runners, acme, repo, config, receiver, daemon: None, _folder: folder }
-        };
-        world.start().await;
+        let daemon = start(&config, &machines, &github).await;
+        let acme = github.install("acme", AccountKind::Organization);
+        let repo = github.repository(&acme, "app", Visibility::Private);
+        let world = Self { github, db, machines, runners, acme, repo, config, daemon: Some(daemon), _folder: folder };
         world
     }
 
-    /// Starts the daemon (again).
+    /// Starts the daemon again.
     pub async fn start(&mut self) {
-        let hypervisor = Arc::clone(&self.machines) as Arc<dyn flyci::hypervisor::Hypervisor>;
-        let overrides = Overrides { hypervisor: Some(hypervisor) };
-        let daemon = Daemon::start(&self.config, overrides).await.expect("the daemon starts");
-        self.receiver.connect(daemon.intake.clone());
-        self.daemon = Some(daemon);
+        self.daemon = Some(start(&self.config, &self.machines, &self.github).await);
     }
 
     /// Stops the daemon; the machines go on.
     pub async fn stop(&mut self) {
-        self.receiver.connect(None);
         self.daemon.take().expect("a daemon runs").stop().await;
     }
 
@@ -206,6 +196,14 @@ pub fn working_for(time: Duration) -> Behaviour {
     Behaviour::working(Work::For(time, Conclusion::Success))
 }
 
+async fn start(config: &Config, machines: &Arc<FakeHypervisor>, github: &FakeGitHub) -> Daemon {
+    let overrides = Overrides { hypervisor: Some(Arc::clone(machines) as Arc<dyn flyci::hypervisor::Hypervisor>) };
+    let daemon = Daemon::start(config, overrides).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    let address = daemon.public_address().expect("a gateway listens");
+    github.set_webhook(&format!("http://{address}/webhooks/github"), None).expect("a URL");
+    daemon
+}
+
 fn config(setup: &Setup, github: &FakeGitHub, db: &TestDatabase, folder: &TempDir) -> Config {
     for (name, text) in [("app.pem", github.private_key_pem()), ("webhook.secret", github.webhook_secret())] {
         let path = folder.path().join(name);
@@ -218,9 +216,11 @@ fn config(setup: &Setup, github: &FakeGitHub, db: &TestDatabase, folder: &TempDi
         r#"
 data_dir = "data"
 [web]
-listen = "127.0.0.1:1"
+listen = "127.0.0.1:0"
 [web.tls]
 mode = "off"
+[admin]
+metrics_listen = "127.0.0.1:0"
 [github]
 api_url = "{api}"
 app_id = {app}
