@@ -124,6 +124,21 @@ fn tls(ca: &str) -> rustls::ClientConfig {
         .with_no_client_auth()
 }
 
+/// The address of the next page, out of the Link header.
+pub fn next_page(answer: &Response) -> Option<String> {
+    let links = answer.headers().get("link")?.to_str().unwrap();
+    let next = links.split(", ").find(|l| l.ends_with("rel=\"next\""))?;
+    Some(next[1..next.find('>').unwrap()].to_owned())
+}
+
+/// `X-Hub-Signature-256` of a body.
+pub fn signed(secret: &str, body: &[u8]) -> String {
+    use hmac::{KeyInit as _, Mac as _};
+    let mut mac = hmac::Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+    mac.update(body);
+    format!("sha256={}", hex::encode(mac.finalize().into_bytes()))
+}
+
 /// A webhook as it was received.
 #[derive(Clone)]
 pub struct Hook {

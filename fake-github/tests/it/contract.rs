@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::OnceLock;
 
 use fake_github::runner::{self, Behaviour};
 use fake_github::{AccountKind, FakeGitHub, JobScript, Options, Visibility};
@@ -32,6 +33,12 @@ impl Description {
         Self {
             schemas: serde_json::from_slice(&text).unwrap(),
         }
+    }
+
+    /// Fetched once, however many tests run at the same time.
+    fn get() -> &'static Self {
+        static FETCHED: OnceLock<Description> = OnceLock::new();
+        FETCHED.get_or_init(Self::fetch)
     }
 
     fn check(&self, kind: &str, name: &str, value: &Value) {
@@ -71,7 +78,7 @@ impl Description {
 
 #[tokio::test]
 async fn answers_to_the_app_are_as_github_describes_them() {
-    let described = Description::fetch();
+    let described = Description::get();
     let github = FakeGitHub::start(Options::default()).await.unwrap();
     let _receiver = Receiver::of(&github).await;
     let acme = github.install("acme", AccountKind::Organization);
@@ -125,7 +132,7 @@ async fn answers_to_the_app_are_as_github_describes_them() {
 
 #[tokio::test]
 async fn answers_to_an_installation_are_as_github_describes_them() {
-    let described = Description::fetch();
+    let described = Description::get();
     let github = FakeGitHub::start(Options::default()).await.unwrap();
     let acme = github.install("acme", AccountKind::Organization);
     let repo = github.repository(&acme, "app", Visibility::Private);
@@ -231,7 +238,7 @@ async fn answers_to_an_installation_are_as_github_describes_them() {
 
 #[tokio::test]
 async fn webhooks_are_as_github_describes_them() {
-    let described = Description::fetch();
+    let described = Description::get();
     let github = FakeGitHub::start(Options::default()).await.unwrap();
     let receiver = Receiver::of(&github).await;
     github.ping();

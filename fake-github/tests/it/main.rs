@@ -4,4 +4,5 @@ mod client;
 mod contract;
 mod deliveries;
 mod guest;
+mod rules;
 mod story;
