@@ -306,13 +306,15 @@ pub fn job(world: &World, job: &Job) -> Value {
     })
 }
 
+/// The jobs of a run's latest attempt.
+pub fn latest_jobs<'a>(world: &'a World, run: &'a Run) -> impl Iterator<Item = &'a Job> {
+    let jobs = run.jobs.iter().filter_map(|id| world.jobs.get(id));
+    jobs.filter(|job| job.attempt == run.attempt)
+}
+
 /// A run's status and conclusion: what its latest jobs make of it.
 pub fn run_state(world: &World, run: &Run) -> (Status, Option<&'static str>) {
-    let jobs: Vec<&Job> = world
-        .jobs
-        .values()
-        .filter(|j| j.run == run.id && j.attempt == run.attempt)
-        .collect();
+    let jobs: Vec<&Job> = latest_jobs(world, run).collect();
     let any = |status: Status| jobs.iter().any(|j| j.status == status);
     let status = [Status::InProgress, Status::Queued, Status::Waiting]
         .into_iter()

@@ -128,6 +128,8 @@ pub enum Verb {
     RemoveRunner { runner: u64 },
     /// Sends `ping`.
     Ping,
+    /// Sends an event with any payload.
+    SendEvent { event: String, payload: Value },
     /// Moves GitHub's clock.
     MoveClock { seconds: i64 },
     /// Uses up an installation's hourly budget.
@@ -231,6 +233,7 @@ fn in_world(w: &mut World, verb: Verb) -> Option<Value> {
             selected,
         } => yes(w.select(repository, selected)),
         Verb::RemoveRunner { runner } => Some(json!(w.remove_runner(runner))),
+        Verb::SendEvent { event, payload } => Some(json!(w.send_event(event, payload))),
         Verb::Ping => Some(json!(w.ping())),
         Verb::MoveClock { seconds } => {
             Some(json!(w.move_clock(chrono::Duration::seconds(seconds))))

@@ -220,16 +220,7 @@ impl FakeGitHub {
 
     /// Sends an event with any payload: for malformed, foreign and historic ones.
     pub fn send_event(&self, name: &'static str, payload: serde_json::Value) {
-        self.hub.change(|w| {
-            w.emit(crate::world::Event {
-                name,
-                action: None,
-                installation: None,
-                repository: None,
-                key: 0,
-                payload,
-            });
-        });
+        self.hub.change(|w| w.send_event(name, payload));
     }
 
     /// Somebody removes a runner by hand, whatever it does.

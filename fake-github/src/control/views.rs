@@ -174,7 +174,7 @@ impl DeliveryView {
         Self {
             id: record.id,
             guid: record.delivery.guid.clone(),
-            event: record.delivery.event.into(),
+            event: record.delivery.event.to_string(),
             action: record.delivery.action.map(Into::into),
             installation: record.delivery.installation,
             status: record.outcome.status.clone(),

@@ -145,11 +145,8 @@ pub async fn jobs(
         let repository = w.reach(token, &owner, &name, READ)?;
         let run = run_of(w, repository.id, id)?;
         let every = listing.filter.as_deref() == Some("all");
-        let jobs: Vec<&Job> = w
-            .jobs
-            .values()
-            .filter(|j| j.run == run.id && (every || j.attempt == run.attempt))
-            .collect();
+        let jobs = run.jobs.iter().filter_map(|id| w.jobs.get(id));
+        let jobs: Vec<&Job> = jobs.filter(|j| every || j.attempt == run.attempt).collect();
         let shown: Vec<Value> = page
             .cut(jobs.iter())
             .into_iter()
@@ -235,10 +232,7 @@ fn rerun_run(
     hub.change(|w| {
         let repository = w.reach(token, owner, name, WRITE)?.id;
         let run = run_of(w, repository, *id)?;
-        let latest = w
-            .jobs
-            .values()
-            .filter(|j| j.run == *id && j.attempt == run.attempt);
+        let latest = shapes::latest_jobs(w, run);
         let jobs: Vec<u64> = latest.filter(|j| pick(j)).map(|j| j.id).collect();
         match w.rerun(&jobs).is_some() {
             true => Ok(created(json!({}))),
@@ -256,11 +250,8 @@ pub async fn cancel(
     let token = caller.installation()?;
     hub.change(|w| {
         let repository = w.reach(token, &owner, &name, WRITE)?.id;
-        run_of(w, repository, id)?;
-        let running = w
-            .jobs
-            .values()
-            .filter(|j| j.run == id && j.status != Status::Completed);
+        let latest = shapes::latest_jobs(w, run_of(w, repository, id)?);
+        let running = latest.filter(|j| j.status != Status::Completed);
         let jobs: Vec<u64> = running.map(|j| j.id).collect();
         if jobs.is_empty() {
             return Err(Refused::new(

@@ -6,14 +6,16 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use tokio::time::Instant;
 
 use crate::hub::Hub;
 use crate::protocol::{
     Complete, DEPRECATED, Heartbeat, LogLines, OpenSession, Refusal, Session, StepReport,
 };
+use crate::world::World;
 use crate::world::runners::SessionRefusal;
 
 /// How long a poll waits for a job; the client's own timeout is longer.
@@ -52,11 +54,27 @@ fn refusal(status: StatusCode, message: &str) -> Response {
         .into_response()
 }
 
+/// The session is not known (any more).
+struct Gone;
+
+/// What a runner is told then.
+const GONE: &str = "The runner registration has been deleted from the server, please re-configure.";
+
+impl IntoResponse for Gone {
+    fn into_response(self) -> Response {
+        refusal(StatusCode::NOT_FOUND, GONE)
+    }
+}
+
+type Answer = Result<Response, Gone>;
+
+fn no_content() -> Response {
+    StatusCode::NO_CONTENT.into_response()
+}
+
 /// The runner of the session, heard of now.
-fn runner(hub: &Hub, headers: &HeaderMap) -> Result<u64, Response> {
-    let gone = "The runner registration has been deleted from the server, please re-configure.";
-    hub.count(|w| w.heard(bearer(headers)))
-        .ok_or_else(|| refusal(StatusCode::NOT_FOUND, gone))
+fn runner(hub: &Hub, headers: &HeaderMap) -> Result<u64, Gone> {
+    hub.count(|w| w.heard(bearer(headers))).ok_or(Gone)
 }
 
 async fn open(
@@ -64,67 +82,53 @@ async fn open(
     headers: HeaderMap,
     Json(asked): Json<OpenSession>,
 ) -> Response {
+    const USED: &str =
+        "The JIT configuration was already used; each is good for one runner. Ask for a new one.";
     let opened = hub.change(|w| {
         let heartbeat_ms = (w.switches.silence_ms / HEARTBEATS).max(1);
-        w.open_session(bearer(&headers), &asked.version, &asked.os)
-            .map(|token| Session {
-                token,
-                heartbeat_ms,
-            })
+        let opened = w.open_session(bearer(&headers), &asked.version, &asked.os);
+        opened.map(|token| Session {
+            token,
+            heartbeat_ms,
+        })
     });
     match opened {
         Ok(session) => (StatusCode::CREATED, Json(session)).into_response(),
-        Err(SessionRefusal::Used) => refusal(
-            StatusCode::CONFLICT,
-            "The JIT configuration was already used; each is good for one runner. Ask for a new one.",
-        ),
-        Err(SessionRefusal::Gone) => refusal(
-            StatusCode::NOT_FOUND,
-            "The runner registration has been deleted from the server, please re-configure.",
-        ),
-        Err(SessionRefusal::Deprecated) => refusal(
-            StatusCode::FORBIDDEN,
-            &format!("Runner version v{} {DEPRECATED}", asked.version),
-        ),
-    }
-}
-
-async fn close(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> Response {
-    match runner(&hub, &headers) {
-        Ok(id) => {
-            hub.change(|w| w.end_session(id));
-            StatusCode::NO_CONTENT.into_response()
+        Err(SessionRefusal::Used) => refusal(StatusCode::CONFLICT, USED),
+        Err(SessionRefusal::Gone) => Gone.into_response(),
+        Err(SessionRefusal::Deprecated) => {
+            let message = format!("Runner version v{} {DEPRECATED}", asked.version);
+            refusal(StatusCode::FORBIDDEN, &message)
         }
-        Err(gone) => gone,
     }
 }
 
-async fn message(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> Response {
-    let id = match runner(&hub, &headers) {
-        Ok(id) => id,
-        Err(gone) => return gone,
-    };
+async fn close(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> Answer {
+    let id = runner(&hub, &headers)?;
+    hub.change(|w| w.end_session(id));
+    Ok(no_content())
+}
+
+async fn message(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> Answer {
+    let id = runner(&hub, &headers)?;
     let _poll = Poll {
         hub: &hub,
         runner: id,
     };
-    let until = tokio::time::Instant::now() + POLL;
-    while tokio::time::Instant::now() < until {
-        let turn = hub.change(|w| w.ready(id).map(|wake| (wake, w.fetch(id))));
-        match turn {
-            None => break,
-            Some((_, Some(job))) => return Json(job).into_response(),
-            Some((wake, None)) => {
-                let next = (tokio::time::Instant::now() + ALIVE).min(until);
-                // Woken or not, the next turn looks again.
-                tokio::time::timeout_at(next, wake.notified()).await.ok();
-                if let Err(gone) = runner(&hub, &headers) {
-                    return gone;
-                }
-            }
+    let until = Instant::now() + POLL;
+    while Instant::now() < until {
+        let (wake, job) = hub
+            .change(|w| w.ready(id).map(|wake| (wake, w.fetch(id))))
+            .ok_or(Gone)?;
+        if let Some(job) = job {
+            return Ok(Json(job).into_response());
         }
+        let next = (Instant::now() + ALIVE).min(until);
+        // Woken or not, the next turn looks again.
+        tokio::time::timeout_at(next, wake.notified()).await.ok();
+        runner(&hub, &headers)?;
     }
-    StatusCode::NO_CONTENT.into_response()
+    Ok(no_content())
 }
 
 /// A poll under way; its end, also by a lost connection, makes the runner unready.
@@ -139,51 +143,41 @@ impl Drop for Poll<'_> {
     }
 }
 
-async fn heartbeat(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> Response {
-    match runner(&hub, &headers) {
-        Ok(id) => {
-            let cancelled = hub.read(|w| {
-                let job = w.runners.get(&id).and_then(|r| r.job);
-                job.is_some_and(|job| w.jobs[&job].cancel_at.is_some())
-            });
-            Json(Heartbeat { cancelled }).into_response()
-        }
-        Err(gone) => gone,
-    }
+async fn heartbeat(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> Answer {
+    let id = runner(&hub, &headers)?;
+    let cancelled = hub.read(|w| {
+        let job = w.runners.get(&id).and_then(|r| r.job);
+        job.is_some_and(|job| w.jobs[&job].cancel_at.is_some())
+    });
+    Ok(Json(Heartbeat { cancelled }).into_response())
 }
 
 /// Does something to the runner's job, if it has one.
-fn with_job(
-    hub: &Hub,
-    headers: &HeaderMap,
-    act: impl FnOnce(&mut crate::world::World, u64),
-) -> Response {
-    let id = match runner(hub, headers) {
-        Ok(id) => id,
-        Err(gone) => return gone,
-    };
-    hub.change(|w| match w.runners.get(&id).and_then(|r| r.job) {
-        Some(job) => {
-            act(w, job);
-            StatusCode::NO_CONTENT.into_response()
-        }
-        None => refusal(StatusCode::CONFLICT, "The runner has no job."),
-    })
+fn with_job(hub: &Hub, headers: &HeaderMap, act: impl FnOnce(&mut World, u64)) -> Answer {
+    let id = runner(hub, headers)?;
+    let had_job = hub.change(|w| {
+        let job = w.runners.get(&id).and_then(|r| r.job);
+        job.map(|job| act(w, job)).is_some()
+    });
+    Ok(done(had_job))
 }
 
-async fn log(
-    State(hub): State<Arc<Hub>>,
-    headers: HeaderMap,
-    Json(lines): Json<LogLines>,
-) -> Response {
-    with_job(&hub, &headers, |w, job| w.append_log(job, lines.lines))
+fn done(had_job: bool) -> Response {
+    match had_job {
+        true => no_content(),
+        false => refusal(StatusCode::CONFLICT, "The runner has no job."),
+    }
+}
+
+async fn log(State(hub): State<Arc<Hub>>, headers: HeaderMap, Json(log): Json<LogLines>) -> Answer {
+    with_job(&hub, &headers, |w, job| w.append_log(job, log.lines))
 }
 
 async fn step(
     State(hub): State<Arc<Hub>>,
     headers: HeaderMap,
     Json(report): Json<StepReport>,
-) -> Response {
+) -> Answer {
     with_job(&hub, &headers, |w, job| w.report_step(job, &report))
 }
 
@@ -191,13 +185,7 @@ async fn complete(
     State(hub): State<Arc<Hub>>,
     headers: HeaderMap,
     Json(complete): Json<Complete>,
-) -> Response {
-    let id = match runner(&hub, &headers) {
-        Ok(id) => id,
-        Err(gone) => return gone,
-    };
-    match hub.change(|w| w.complete(id, complete)) {
-        true => StatusCode::NO_CONTENT.into_response(),
-        false => refusal(StatusCode::CONFLICT, "The runner has no job."),
-    }
+) -> Answer {
+    let id = runner(&hub, &headers)?;
+    Ok(done(hub.change(|w| w.complete(id, complete))))
 }

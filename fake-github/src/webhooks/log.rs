@@ -1,5 +1,6 @@
 //! The App's delivery log: one record per attempt, bounded, redeliverable by id.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -16,7 +17,7 @@ pub struct Delivery {
     /// `X-GitHub-Delivery`: the same in every attempt.
     pub guid: String,
     /// `X-GitHub-Event`.
-    pub event: &'static str,
+    pub event: Cow<'static, str>,
     /// The payload's action.
     pub action: Option<&'static str>,
     /// Whom it concerns.

@@ -210,7 +210,7 @@ fn event(
     body: Map<String, Value>,
 ) -> Event {
     Event {
-        name,
+        name: name.into(),
         action,
         installation: installation.map(|i| i.id),
         repository: repository.map(|r| r.id),

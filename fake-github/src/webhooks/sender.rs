@@ -21,6 +21,8 @@ pub const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 const LANES: u64 = 256;
 /// How long reordering waits for more deliveries.
 const REORDER_WAIT: Duration = Duration::from_millis(200);
+/// The one event that comes in masses: those of different jobs overtake each other.
+const JOB_EVENT: &str = "workflow_job";
 /// Bytes kept of an answer.
 const ANSWER_LIMIT: usize = 2_000;
 
@@ -108,20 +110,34 @@ pub async fn run(
         tokio::select! {
             event = events.recv() => {
                 let Some(event) = event else { return };
-                let mut collected = vec![plan(&hub, &mut chance, event)];
-                let reorder = hub.read(|w| w.switches.deliveries.reorder);
-                if reorder > 1 {
-                    collect(&hub, &mut chance, &mut events, &mut collected, reorder).await;
-                    chance.shuffle(&mut collected);
-                    send_in_turn(&lanes, collected).await;
-                } else {
-                    collected.into_iter().for_each(|p| enter_lane(&lanes, p));
-                }
+                dispatch(&hub, &mut chance, &lanes, &mut events, event).await;
             }
             Some(Redelivery { delivery }) = again.recv() => {
-                enter_lane(&lanes, Planned { delivery, fate: Fate::Sent(1), delay: Duration::ZERO, redelivery: true, done: None });
+                let (fate, delay) = (Fate::Sent(1), Duration::ZERO);
+                enter_lane(&lanes, Planned { delivery, fate, delay, redelivery: true, done: None });
             }
         }
+    }
+}
+
+async fn dispatch(
+    hub: &Hub,
+    chance: &mut Chance,
+    lanes: &[UnboundedSender<Planned>],
+    events: &mut UnboundedReceiver<Event>,
+    event: Event,
+) {
+    let reorder = hub.read(|w| w.switches.deliveries.reorder);
+    let mut collected = vec![plan(hub, chance, event)];
+    if reorder > 1 {
+        collect(hub, chance, events, &mut collected, reorder).await;
+        chance.shuffle(&mut collected);
+        send_in_turn(lanes, collected).await;
+    } else if collected.iter().any(|p| p.delivery.event != JOB_EVENT) {
+        // Seldom events end before what follows, so that a story's order is kept: installed first, then its jobs.
+        send_in_turn(lanes, collected).await;
+    } else {
+        collected.into_iter().for_each(|p| enter_lane(lanes, p));
     }
 }
 
@@ -282,7 +298,7 @@ pub fn headers(delivery: &Delivery, app_id: u64, hook_id: u64) -> Vec<(&'static 
         ("Content-Type", "application/json".into()),
         ("User-Agent", "GitHub-Hookshot/f1ac1d0".into()),
         ("X-GitHub-Delivery", delivery.guid.clone()),
-        ("X-GitHub-Event", delivery.event.into()),
+        ("X-GitHub-Event", delivery.event.to_string()),
         ("X-GitHub-Hook-ID", hook_id.to_string()),
         ("X-GitHub-Hook-Installation-Target-ID", app_id.to_string()),
         (

@@ -14,32 +14,30 @@ impl World {
     /// Queues a job in a new run, as a push would.
     pub fn queue_job(&mut self, repository: u64, labels: Vec<String>, script: JobScript) -> u64 {
         let run = self.ids.run();
-        let number = self
-            .runs
-            .values()
-            .filter(|r| r.repository == repository)
-            .count() as u64
-            + 1;
         let created_at = self.now();
-        self.runs.insert(
-            run,
-            Run {
-                id: run,
-                repository,
-                number,
-                attempt: 1,
-                created_at,
-            },
-        );
+        let found = self
+            .repositories
+            .get_mut(&repository)
+            .expect("the caller looked it up");
+        found.runs += 1;
+        let number = found.runs;
+        let made = Run {
+            id: run,
+            repository,
+            number,
+            attempt: 1,
+            jobs: Vec::new(),
+            created_at,
+        };
+        self.runs.insert(run, made);
         self.add_job(run, labels, script)
     }
 
     fn add_job(&mut self, run: u64, labels: Vec<String>, script: JobScript) -> u64 {
-        let (repository, attempt) = {
-            let run = &self.runs[&run];
-            (run.repository, run.attempt)
-        };
         let id = self.ids.job();
+        let found = self.runs.get_mut(&run).expect("made before its jobs");
+        found.jobs.push(id);
+        let (repository, attempt) = (found.repository, found.attempt);
         let gated = script.gated;
         let job = Job {
             id,

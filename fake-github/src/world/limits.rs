@@ -106,10 +106,7 @@ impl World {
 
     fn secondary(&mut self) -> Option<Limited> {
         let secondary = self.switches.secondary.as_mut()?;
-        let Some(left) = secondary.times.checked_sub(1) else {
-            return None;
-        };
-        secondary.times = left;
+        secondary.times = secondary.times.checked_sub(1)?;
         Some(Limited::Secondary(secondary.retry_after_s))
     }
 

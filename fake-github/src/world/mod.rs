@@ -10,6 +10,7 @@ pub mod tenants;
 pub mod tick;
 pub mod tokens;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use chrono::{DateTime, Duration, Utc};
@@ -56,7 +57,7 @@ pub struct App {
 #[derive(Clone, Debug)]
 pub struct Event {
     /// `X-GitHub-Event`.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// The payload's `action`.
     pub action: Option<&'static str>,
     /// Whom it concerns.
@@ -206,6 +207,19 @@ impl World {
     /// Moves GitHub's clock, so that tokens expire and skew shows without waiting.
     pub fn move_clock(&mut self, by: Duration) {
         self.clock_offset += by;
+    }
+
+    /// Sends an event with any payload: for malformed, foreign and historic ones.
+    pub fn send_event(&mut self, name: impl Into<Cow<'static, str>>, payload: Value) {
+        let name = name.into();
+        self.emit(Event {
+            name,
+            action: None,
+            installation: None,
+            repository: None,
+            key: 0,
+            payload,
+        });
     }
 
     /// Puts an event into the outbox.

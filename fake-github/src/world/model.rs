@@ -83,6 +83,8 @@ pub struct Repository {
     pub visibility: Visibility,
     /// The installation reaches it.
     pub selected: bool,
+    /// How many runs it had.
+    pub runs: u64,
     /// When it was made.
     pub created_at: DateTime<Utc>,
 }
@@ -166,6 +168,8 @@ pub struct Run {
     pub number: u64,
     /// Counted from 1.
     pub attempt: u64,
+    /// Its jobs of all attempts, oldest first.
+    pub jobs: Vec<u64>,
     /// When it was made.
     pub created_at: DateTime<Utc>,
 }

@@ -81,6 +81,7 @@ impl World {
             name: name.into(),
             visibility,
             selected: true,
+            runs: 0,
             created_at,
         };
         self.repositories.insert(id, repository);

@@ -24,26 +24,15 @@ pub struct App<'a> {
 impl<'a> App<'a> {
     /// The App that the server knows.
     pub fn of(github: &'a FakeGitHub) -> Self {
-        let http = match github.ca_pem() {
-            None => Client::builder()
-                .no_proxy()
-                .tls_backend_preconfigured(tls("")),
-            Some(ca) => Client::builder()
-                .no_proxy()
-                .tls_backend_preconfigured(tls(ca)),
-        };
         Self {
             github,
-            http: http.build().unwrap(),
+            http: http(github.ca_pem()),
         }
     }
 
     /// A JWT that is valid from `iat` to `exp`, in seconds from now.
     pub fn jwt(&self, iat: i64, exp: i64, iss: Value) -> String {
-        let now = chrono::Utc::now().timestamp();
-        let key = EncodingKey::from_rsa_pem(self.github.private_key_pem().as_bytes()).unwrap();
-        let claims = json!({ "iat": now + iat, "exp": now + exp, "iss": iss });
-        jsonwebtoken::encode(&Header::new(Algorithm::RS256), &claims, &key).unwrap()
+        jwt(self.github.private_key_pem().as_bytes(), iat, exp, &iss)
     }
 
     /// A call with a bearer.
@@ -109,6 +98,24 @@ impl<'a> App<'a> {
             answer["encoded_jit_config"].as_str().unwrap().to_owned(),
         )
     }
+}
+
+/// An HTTP client that trusts one CA.
+pub fn http(ca: Option<&str>) -> Client {
+    let tls = tls(ca.unwrap_or_default());
+    Client::builder()
+        .no_proxy()
+        .tls_backend_preconfigured(tls)
+        .build()
+        .unwrap()
+}
+
+/// A JWT that is valid from `iat` to `exp`, in seconds from now.
+pub fn jwt(key_pem: &[u8], iat: i64, exp: i64, iss: &Value) -> String {
+    let now = chrono::Utc::now().timestamp();
+    let key = EncodingKey::from_rsa_pem(key_pem).unwrap();
+    let claims = json!({ "iat": now + iat, "exp": now + exp, "iss": iss });
+    jsonwebtoken::encode(&Header::new(Algorithm::RS256), &claims, &key).unwrap()
 }
 
 fn tls(ca: &str) -> rustls::ClientConfig {

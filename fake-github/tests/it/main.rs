@@ -4,5 +4,6 @@ mod client;
 mod contract;
 mod deliveries;
 mod guest;
+mod process;
 mod rules;
 mod story;
