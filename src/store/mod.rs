@@ -8,6 +8,7 @@ pub mod audit;
 pub mod deliveries;
 pub mod demand;
 pub mod embedded;
+pub mod external;
 pub mod fleet;
 pub mod hosts;
 pub mod jobs;
