@@ -4,6 +4,12 @@
 //! that a daemon restart never ends a job: any later daemon can ask how the runner does.
 //! Nothing that a guest says decides billing, tenancy or the outcome of a job.
 
+mod agent;
+mod call;
+
+pub use agent::{AgentGuest, GuestOptions};
+pub use call::Framing;
+
 use secrecy::SecretString;
 
 /// What a runner is started with.
@@ -69,3 +75,6 @@ pub trait Guest: Send + Sync {
     /// GitHub says that the runner's job is over. A real runner knows by itself.
     async fn job_is_over(&self, _runner: &str) {}
 }
+
+#[cfg(test)]
+mod tests;

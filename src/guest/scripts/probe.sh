@@ -1,0 +1,2 @@
+# Arguments: STATE NAME.
+how "$1" "$2"
