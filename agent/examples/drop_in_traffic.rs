@@ -11,16 +11,11 @@ mod drops;
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let mut arguments = std::env::args().skip(1);
-    let (Some(socket), Some(Ok(rounds))) =
-        (arguments.next(), arguments.next().map(|text| text.parse()))
-    else {
+    let (Some(socket), Some(Ok(rounds))) = (arguments.next(), arguments.next().map(|text| text.parse())) else {
         eprintln!("usage: drop_in_traffic SOCKET ROUNDS");
         std::process::exit(2);
     };
     let socket = PathBuf::from(socket);
-    drops::drop_in_traffic(rounds, move || {
-        tokio::net::UnixStream::connect(socket.clone())
-    })
-    .await;
+    drops::drop_in_traffic(rounds, move || tokio::net::UnixStream::connect(socket.clone())).await;
     println!("{rounds} of {rounds} connections were clean");
 }

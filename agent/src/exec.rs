@@ -31,14 +31,11 @@ pub(crate) type Responses = mpsc::Sender<Result<ExecResponse, Status>>;
 
 /// The command, which must be the stream's first message.
 pub(crate) async fn first(requests: &mut Streaming<ExecRequest>) -> Result<Asked, Status> {
-    let message = timeout(FIRST, requests.message())
-        .await
-        .map_err(|_| Status::deadline_exceeded("no command came"))??;
+    let message =
+        timeout(FIRST, requests.message()).await.map_err(|_| Status::deadline_exceeded("no command came"))??;
     match message.and_then(|message| message.r#type) {
         Some(Input::Command(command)) => Ok(command),
-        _ => Err(Status::invalid_argument(
-            "the first message must be a command",
-        )),
+        _ => Err(Status::invalid_argument("the first message must be a command")),
     }
 }
 
@@ -62,9 +59,7 @@ pub(crate) fn start(
 
 /// A response message.
 pub(crate) fn response(output: Output) -> ExecResponse {
-    ExecResponse {
-        r#type: Some(output),
-    }
+    ExecResponse { r#type: Some(output) }
 }
 
 /// The last response of a command.
@@ -82,14 +77,9 @@ struct Group {
 impl Group {
     fn spawn(asked: Asked) -> Result<Self, Status> {
         let mut command = command(asked)?;
-        let child = command
-            .spawn()
-            .map_err(|error| Status::not_found(format!("cannot start the command: {error}")))?;
+        let child = command.spawn().map_err(|error| Status::not_found(format!("cannot start the command: {error}")))?;
         let id = child.id().and_then(|id| i32::try_from(id).ok());
-        Ok(Self {
-            child,
-            id: id.map(Pid::from_raw),
-        })
+        Ok(Self { child, id: id.map(Pid::from_raw) })
     }
 
     /// Runs the command to its end, or until its stream breaks.
@@ -113,9 +103,7 @@ impl Group {
         }
         let last = match status {
             Ok(status) => Ok(exit(code(status))),
-            Err(error) => Err(Status::internal(format!(
-                "cannot wait for the command: {error}"
-            ))),
+            Err(error) => Err(Status::internal(format!("cannot wait for the command: {error}"))),
         };
         // Nobody listens any more: nothing is left to be told.
         let _ = responses.send(last).await;
@@ -134,9 +122,7 @@ impl Drop for Group {
 /// The command as a process that is yet to be spawned.
 fn command(asked: Asked) -> Result<Command, Status> {
     if asked.tty || asked.detach {
-        return Err(Status::unimplemented(
-            "this agent has neither tty nor detach",
-        ));
+        return Err(Status::unimplemented("this agent has neither tty nor detach"));
     }
     if asked.name.is_empty() {
         return Err(Status::invalid_argument("the command has no name"));
@@ -145,11 +131,7 @@ fn command(asked: Asked) -> Result<Command, Status> {
     command
         .args(&asked.args)
         .envs(&asked.env)
-        .stdin(if asked.interactive {
-            Stdio::piped()
-        } else {
-            Stdio::null()
-        })
+        .stdin(if asked.interactive { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
@@ -164,9 +146,7 @@ fn command(asked: Asked) -> Result<Command, Status> {
 async fn feed(mut requests: Streaming<ExecRequest>, mut stdin: Option<ChildStdin>) {
     loop {
         match requests.message().await {
-            Ok(Some(ExecRequest {
-                r#type: Some(Input::StandardInput(chunk)),
-            })) => {
+            Ok(Some(ExecRequest { r#type: Some(Input::StandardInput(chunk)) })) => {
                 let Some(open) = &mut stdin else { continue };
                 if chunk.data.is_empty() || open.write_all(&chunk.data).await.is_err() {
                     stdin = None;
@@ -180,19 +160,11 @@ async fn feed(mut requests: Streaming<ExecRequest>, mut stdin: Option<ChildStdin
 }
 
 /// Gives the command's output to the peer, at the peer's pace.
-async fn forward(
-    mut from: impl AsyncRead + Unpin,
-    responses: Responses,
-    wrap: fn(IoChunk) -> Output,
-) {
+async fn forward(mut from: impl AsyncRead + Unpin, responses: Responses, wrap: fn(IoChunk) -> Output) {
     let mut buffer = vec![0; CHUNK_BYTES];
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
         let data = buffer[..read].to_vec();
-        if responses
-            .send(Ok(response(wrap(IoChunk { data }))))
-            .await
-            .is_err()
-        {
+        if responses.send(Ok(response(wrap(IoChunk { data })))).await.is_err() {
             return;
         }
     }
@@ -200,7 +172,5 @@ async fn forward(
 
 /// The exit code as a shell tells it: 128 and the signal's number for a killed command.
 fn code(status: ExitStatus) -> i32 {
-    status
-        .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
 }

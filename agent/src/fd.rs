@@ -23,16 +23,11 @@ pub(crate) struct FdStream {
 impl FdStream {
     /// Registers the descriptor, which must be non-blocking.
     pub(crate) fn new(fd: Arc<OwnedFd>) -> io::Result<Self> {
-        Ok(Self {
-            registered: Some(register(fd.clone())?),
-            fd,
-        })
+        Ok(Self { registered: Some(register(fd.clone())?), fd })
     }
 
     fn registered(&self) -> &AsyncFd<Arc<OwnedFd>> {
-        self.registered
-            .as_ref()
-            .expect("registered but for the time of a renewal")
+        self.registered.as_ref().expect("registered but for the time of a renewal")
     }
 
     /// After a hang-up was seen and nothing could be done: whether the peer is back, with a
@@ -85,11 +80,7 @@ enum Attempt<T> {
 }
 
 impl AsyncRead for FdStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             let mut ready = ready!(self.registered().poll_read_ready(cx))?;
             let attempt = match nix::unistd::read(ready.get_inner(), buf.initialize_unfilled()) {
@@ -112,11 +103,7 @@ impl AsyncRead for FdStream {
 }
 
 impl AsyncWrite for FdStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
             let mut ready = ready!(self.registered().poll_write_ready(cx))?;
             let attempt = match nix::unistd::write(ready.get_inner(), bytes) {

@@ -23,10 +23,7 @@ pub mod server;
 
 /// The generated protocol.
 pub mod proto {
-    #![allow(
-        missing_docs,
-        reason = "generated from proto/agent.proto, which is documented"
-    )]
+    #![allow(missing_docs, reason = "generated from proto/agent.proto, which is documented")]
     tonic::include_proto!("_");
 }
 

@@ -53,19 +53,10 @@ pub async fn vsock(port: u32, server: Server) -> io::Result<()> {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let slot = slots.clone().acquire_owned().await.expect("never closed");
-        match listener
-            .async_io(tokio::io::Interest::READABLE, |fd| {
-                SockRef::from(fd).accept()
-            })
-            .await
-        {
+        match listener.async_io(tokio::io::Interest::READABLE, |fd| SockRef::from(fd).accept()).await {
             Ok((stream, _)) => {
                 stream.set_nonblocking(true)?;
-                spawn(
-                    server.clone(),
-                    FdStream::new(Arc::new(OwnedFd::from(stream)))?,
-                    slot,
-                );
+                spawn(server.clone(), FdStream::new(Arc::new(OwnedFd::from(stream)))?, slot);
             }
             Err(error) => accept_failed(&error).await,
         }
@@ -122,16 +113,10 @@ mod virtio {
     /// Serves the device until it vanishes. It is never closed in between: that would discard what
     /// the host has sent.
     async fn serve_device(path: &Path, server: &Server) -> io::Result<()> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
-            .open(path)?;
+        let file =
+            OpenOptions::new().read(true).write(true).custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits()).open(path)?;
         let opened = file.metadata()?;
-        let same = || {
-            std::fs::metadata(path)
-                .is_ok_and(|now| (now.dev(), now.ino()) == (opened.dev(), opened.ino()))
-        };
+        let same = || std::fs::metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == (opened.dev(), opened.ino()));
         let device = Arc::new(OwnedFd::from(file));
         let mut port = Port::new(FdStream::new(device.clone())?);
         loop {

@@ -42,10 +42,7 @@ fn main() -> ExitCode {
     if std::process::id() == 1 {
         flyci_agent::init::run();
     }
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     match parse(std::env::args().skip(1)) {
         Ok(Asked::Print(text)) => {
             print!("{text}");
@@ -77,9 +74,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Asked, String> {
         transport = match argument.as_str() {
             "--help" => return Ok(Asked::Print(USAGE.to_owned())),
             "--version" => {
-                return Ok(Asked::Print(
-                    concat!("flyci-agent ", env!("CARGO_PKG_VERSION"), "\n").to_owned(),
-                ));
+                return Ok(Asked::Print(concat!("flyci-agent ", env!("CARGO_PKG_VERSION"), "\n").to_owned()));
             }
             "--machine" => {
                 privilege = Privilege::Machine;
@@ -88,9 +83,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Asked, String> {
             _ if transport.is_some() => return Err("more than one transport".to_owned()),
             "--virtio-port" => Some(Transport::Virtio(value()?)),
             "--vsock" => Some(Transport::Vsock(match value() {
-                Ok(port) => port
-                    .parse()
-                    .map_err(|_| format!("{port} is no vsock port"))?,
+                Ok(port) => port.parse().map_err(|_| format!("{port} is no vsock port"))?,
                 Err(_) => VSOCK_PORT,
             })),
             "--unix" => Some(Transport::Unix(value()?.into())),
@@ -103,17 +96,15 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Asked, String> {
 
 fn serve(transport: Transport, privilege: Privilege) -> std::io::Result<()> {
     let server = Server::new(privilege);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         match transport {
             #[cfg(target_os = "linux")]
             Transport::Virtio(name) => listen::virtio(&name, server).await,
             #[cfg(not(target_os = "linux"))]
-            Transport::Virtio(name) => Err(std::io::Error::other(format!(
-                "no virtio port {name}: this system has none; use --vsock"
-            ))),
+            Transport::Virtio(name) => {
+                Err(std::io::Error::other(format!("no virtio port {name}: this system has none; use --vsock")))
+            }
             Transport::Vsock(port) => listen::vsock(port, server).await,
             Transport::Unix(path) => listen::unix(&path, server).await,
         }

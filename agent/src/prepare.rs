@@ -65,11 +65,7 @@ pub enum PrepareError {
 impl Preparation {
     /// The lines for the agent's standard input.
     pub fn to_lines(&self) -> String {
-        let entropy: String = self
-            .entropy
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let entropy: String = self.entropy.iter().map(|byte| format!("{byte:02x}")).collect();
         format!("{}\n{entropy}\n{}\n", self.unix_nanos, self.hostname)
     }
 
@@ -85,18 +81,14 @@ impl Preparation {
         let hostname = next("no host name")?;
         let fits = (ENTROPY_BYTES_MIN..=ENTROPY_BYTES_MAX).contains(&(entropy.len() / 2));
         if !fits || entropy.len() % 2 != 0 {
-            return Err(PrepareError::Input(
-                "the entropy is too short, too long or cut",
-            ));
+            return Err(PrepareError::Input("the entropy is too short, too long or cut"));
         }
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
         if hostname.is_empty() || hostname.len() > HOSTNAME_BYTES || !hostname.bytes().all(plain) {
             return Err(PrepareError::Input("the host name is no host name"));
         }
         Ok(Self {
-            unix_nanos: unix_nanos
-                .parse()
-                .map_err(|_| PrepareError::Input("the time is not in Unix nanoseconds"))?,
+            unix_nanos: unix_nanos.parse().map_err(|_| PrepareError::Input("the time is not in Unix nanoseconds"))?,
             entropy: unhex(entropy).ok_or(PrepareError::Input("the entropy is not hex"))?,
             hostname: hostname.to_owned(),
         })
@@ -105,10 +97,7 @@ impl Preparation {
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
     let digit = |byte: u8| char::from(byte).to_digit(16);
-    text.as_bytes()
-        .chunks_exact(2)
-        .map(|pair| u8::try_from(digit(pair[0])? << 4 | digit(pair[1])?).ok())
-        .collect()
+    text.as_bytes().chunks_exact(2).map(|pair| u8::try_from(digit(pair[0])? << 4 | digit(pair[1])?).ok()).collect()
 }
 
 /// Answers a reserved command.
@@ -136,30 +125,21 @@ async fn tell(done: Result<(), String>, responses: &Responses) {
     let code = i32::from(done.is_err());
     if let Err(text) = done {
         let data = text.into_bytes();
-        let _ = responses
-            .send(Ok(response(Output::StandardError(IoChunk { data }))))
-            .await;
+        let _ = responses.send(Ok(response(Output::StandardError(IoChunk { data })))).await;
     }
     let _ = responses.send(Ok(exit(code))).await;
 }
 
 async fn prepare(requests: Streaming<ExecRequest>) -> Result<(), String> {
-    let text = timeout(INPUT, input(requests))
-        .await
-        .map_err(|_| "the input did not end in time".to_owned())??;
-    Preparation::from_lines(&text)
-        .and_then(|preparation| apply(&preparation))
-        .map_err(|error| chain(&error))
+    let text = timeout(INPUT, input(requests)).await.map_err(|_| "the input did not end in time".to_owned())??;
+    Preparation::from_lines(&text).and_then(|preparation| apply(&preparation)).map_err(|error| chain(&error))
 }
 
 /// Standard input as a whole.
 async fn input(mut requests: Streaming<ExecRequest>) -> Result<String, String> {
     let mut bytes = Vec::new();
     loop {
-        let message = requests
-            .message()
-            .await
-            .map_err(|status| status.to_string())?;
+        let message = requests.message().await.map_err(|status| status.to_string())?;
         match message.and_then(|message| message.r#type) {
             Some(Input::StandardInput(chunk)) if chunk.data.is_empty() => break,
             Some(Input::StandardInput(chunk)) => bytes.extend_from_slice(&chunk.data),
@@ -197,8 +177,7 @@ fn apply(preparation: &Preparation) -> Result<(), PrepareError> {
     let time = TimeSpec::from_duration(Duration::from_nanos(preparation.unix_nanos));
     clock_settime(ClockId::CLOCK_REALTIME, time).map_err(|error| system("clock")(error.into()))?;
     entropy::add(&preparation.entropy).map_err(system("randomness"))?;
-    nix::unistd::sethostname(&preparation.hostname)
-        .map_err(|error| system("host name")(error.into()))
+    nix::unistd::sethostname(&preparation.hostname).map_err(|error| system("host name")(error.into()))
 }
 
 /// The kernel's random pool.
@@ -223,11 +202,7 @@ mod entropy {
     type libc_int = i32;
 
     // linux/random.h: RNDADDENTROPY is _IOW('R', 0x03, int[2]), RNDRESEEDCRNG is _IO('R', 0x07).
-    nix::ioctl_write_ptr_bad!(
-        add_entropy,
-        nix::request_code_write!(b'R', 0x03, size_of::<[libc_int; 2]>()),
-        Pool
-    );
+    nix::ioctl_write_ptr_bad!(add_entropy, nix::request_code_write!(b'R', 0x03, size_of::<[libc_int; 2]>()), Pool);
     nix::ioctl_none!(reseed, b'R', 0x07);
 
     /// Mixes the bytes in, credits them in full, and has the generator use them at once: so two
@@ -238,11 +213,7 @@ mod entropy {
             let mut buffer = [0; POOL_BYTES];
             buffer[..part.len()].copy_from_slice(part);
             let length = part.len() as libc_int;
-            let pool = Pool {
-                entropy_bits: length * 8,
-                buffer_bytes: length,
-                buffer,
-            };
+            let pool = Pool { entropy_bits: length * 8, buffer_bytes: length, buffer };
             // SAFETY: the pool is a live `rand_pool_info` whose buffer is at least as long as
             // `buffer_bytes` says; the kernel only reads it.
             unsafe { add_entropy(device.as_raw_fd(), &raw const pool) }?;

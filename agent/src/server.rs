@@ -52,10 +52,7 @@ pub struct Server {
 impl Server {
     /// A server with no connection yet.
     pub fn new(privilege: Privilege) -> Self {
-        Self {
-            commands: Arc::new(Semaphore::new(COMMANDS)),
-            privilege,
-        }
+        Self { commands: Arc::new(Semaphore::new(COMMANDS)), privilege }
     }
 
     /// Serves one connection to its end. Dropping the future ends the connection, too.
@@ -103,32 +100,21 @@ where
 impl Agent for Server {
     type ExecStream = ReceiverStream<Result<ExecResponse, Status>>;
 
-    async fn exec(
-        &self,
-        request: Request<Streaming<ExecRequest>>,
-    ) -> Result<Response<Self::ExecStream>, Status> {
+    async fn exec(&self, request: Request<Streaming<ExecRequest>>) -> Result<Response<Self::ExecStream>, Status> {
         let slot = self.commands.clone().try_acquire_owned().map_err(|_| {
-            Status::resource_exhausted(format!(
-                "{COMMANDS} commands run already, the most there may be"
-            ))
+            Status::resource_exhausted(format!("{COMMANDS} commands run already, the most there may be"))
         })?;
         let mut requests = request.into_inner();
         let command = exec::first(&mut requests).await?;
         let responses = match command.name.as_str() {
-            prepare::RESERVED if self.privilege == Privilege::Machine => {
-                prepare::answer(command, requests, slot)
-            }
+            prepare::RESERVED if self.privilege == Privilege::Machine => prepare::answer(command, requests, slot),
             _ => exec::start(command, requests, slot)?,
         };
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 
-    async fn resolve_ip(
-        &self,
-        _request: Request<ResolveIpRequest>,
-    ) -> Result<Response<ResolveIpResponse>, Status> {
-        let ip =
-            own_address().map_err(|error| Status::unavailable(format!("no address: {error}")))?;
+    async fn resolve_ip(&self, _request: Request<ResolveIpRequest>) -> Result<Response<ResolveIpResponse>, Status> {
+        let ip = own_address().map_err(|error| Status::unavailable(format!("no address: {error}")))?;
         Ok(Response::new(ResolveIpResponse { ip }))
     }
 }

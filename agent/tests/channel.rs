@@ -105,11 +105,7 @@ fn give(to: &mut VecDeque<u8>, bytes: &[u8]) -> usize {
 }
 
 impl AsyncRead for GuestEnd {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut pipe = self.0.pipe();
         if pipe.to_guest.is_empty() && pipe.host_is_there {
             return pipe.park(cx);
@@ -121,11 +117,7 @@ impl AsyncRead for GuestEnd {
 }
 
 impl AsyncWrite for GuestEnd {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut pipe = self.0.pipe();
         match give(&mut pipe.to_host, bytes) {
             0 if !pipe.host_is_there => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
@@ -147,11 +139,7 @@ impl AsyncWrite for GuestEnd {
 }
 
 impl AsyncRead for HostEnd {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut pipe = self.0.pipe();
         if pipe.to_host.is_empty() {
             return pipe.park(cx);
@@ -163,11 +151,7 @@ impl AsyncRead for HostEnd {
 }
 
 impl AsyncWrite for HostEnd {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut pipe = self.0.pipe();
         match give(&mut pipe.to_guest, bytes) {
             0 => pipe.park(cx),
@@ -227,9 +211,7 @@ async fn a_guest_that_writes_without_end_is_given_up() {
 #[tokio::test]
 async fn an_answer_to_an_older_hello_is_not_taken() {
     let wire = Wire::default();
-    wire.pipe()
-        .to_host
-        .extend([channel::MAGIC.as_slice(), &[9; 16]].concat());
+    wire.pipe().to_host.extend([channel::MAGIC.as_slice(), &[9; 16]].concat());
     let refused = channel::connect(wire.open(), Duration::from_millis(50)).await;
     assert!(matches!(refused, Err(ChannelError::Silent(_))));
 }

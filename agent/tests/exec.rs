@@ -37,9 +37,7 @@ impl Guest {
 
     async fn client(&self) -> Client {
         let path = self.path("agent.sock");
-        client(move || tokio::net::UnixStream::connect(path.clone()))
-            .await
-            .unwrap()
+        client(move || tokio::net::UnixStream::connect(path.clone())).await.unwrap()
     }
 }
 
@@ -67,21 +65,13 @@ impl Running {
     }
 
     async fn feed(&self, data: &[u8]) {
-        let chunk = IoChunk {
-            data: data.to_vec(),
-        };
-        self.input
-            .send(request(Input::StandardInput(chunk)))
-            .await
-            .unwrap();
+        let chunk = IoChunk { data: data.to_vec() };
+        self.input.send(request(Input::StandardInput(chunk))).await.unwrap();
     }
 
     async fn end(mut self) -> Result<Left, Status> {
         let mut left = Left::default();
-        while let Some(response) = tokio::time::timeout(DEADLINE, self.output.message())
-            .await
-            .unwrap()?
-        {
+        while let Some(response) = tokio::time::timeout(DEADLINE, self.output.message()).await.unwrap()? {
             assert_eq!(left.code, None, "the exit is the last message");
             match response.r#type.unwrap() {
                 Output::StandardOutput(chunk) => left.stdout.extend(chunk.data),
@@ -94,9 +84,7 @@ impl Running {
 }
 
 fn request(input: Input) -> ExecRequest {
-    ExecRequest {
-        r#type: Some(input),
-    }
+    ExecRequest { r#type: Some(input) }
 }
 
 fn sh(script: &str) -> Command {
@@ -109,10 +97,7 @@ fn sh(script: &str) -> Command {
 }
 
 async fn run(guest: &Guest, command: Command) -> Result<Left, Status> {
-    Running::begin(&mut guest.client().await, command)
-        .await?
-        .end()
-        .await
+    Running::begin(&mut guest.client().await, command).await?.end().await
 }
 
 async fn eventually(what: &str, holds: impl Fn() -> bool) {
@@ -121,9 +106,7 @@ async fn eventually(what: &str, holds: impl Fn() -> bool) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(DEADLINE, waited)
-        .await
-        .unwrap_or_else(|_| panic!("never: {what}"));
+    tokio::time::timeout(DEADLINE, waited).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
 fn alive(pid_file: &Path) -> bool {
@@ -137,9 +120,7 @@ async fn a_command_has_its_arguments_environment_directory_and_exit_code() {
     let guest = Guest::start().await;
     let mut command = sh("echo \"$0 $GREETING $(pwd)\"; echo no >&2; exit 7");
     command.args.push("zero".to_owned());
-    command
-        .env
-        .insert("GREETING".to_owned(), "hello".to_owned());
+    command.env.insert("GREETING".to_owned(), "hello".to_owned());
     command.workdir = "/".to_owned();
     let left = run(&guest, command).await.unwrap();
     assert_eq!(left.code, Some(7));
@@ -158,9 +139,7 @@ async fn a_killed_command_tells_its_signal_as_a_shell_does() {
 async fn input_ends_with_an_empty_chunk() {
     let guest = Guest::start().await;
     let mut client = guest.client().await;
-    let running = Running::begin(&mut client, sh("cat; echo end"))
-        .await
-        .unwrap();
+    let running = Running::begin(&mut client, sh("cat; echo end")).await.unwrap();
     running.feed(b"one ").await;
     running.feed(b"two ").await;
     running.feed(b"").await;
@@ -193,10 +172,7 @@ async fn a_command_and_its_group_die_with_their_stream() {
     );
     let mut client = guest.client().await;
     let running = Running::begin(&mut client, sh(&script)).await.unwrap();
-    eventually("the command runs", || {
-        own.exists() && std::fs::read(&own).unwrap().ends_with(b"\n")
-    })
-    .await;
+    eventually("the command runs", || own.exists() && std::fs::read(&own).unwrap().ends_with(b"\n")).await;
     drop(running);
     eventually("both are dead", || !alive(&own) && !alive(&child)).await;
 }
@@ -206,16 +182,8 @@ async fn a_command_dies_with_its_connection() {
     let guest = Guest::start().await;
     let own = guest.path("own");
     let mut client = guest.client().await;
-    let running = Running::begin(
-        &mut client,
-        sh(&format!("echo $$ > {}; cat", own.display())),
-    )
-    .await
-    .unwrap();
-    eventually("the command runs", || {
-        own.exists() && std::fs::read(&own).unwrap().ends_with(b"\n")
-    })
-    .await;
+    let running = Running::begin(&mut client, sh(&format!("echo $$ > {}; cat", own.display()))).await.unwrap();
+    eventually("the command runs", || own.exists() && std::fs::read(&own).unwrap().ends_with(b"\n")).await;
     drop((client, running));
     eventually("it is dead", || !alive(&own)).await;
 }
@@ -227,11 +195,7 @@ async fn a_child_that_holds_the_output_does_not_hold_the_exit() {
     let script = format!("sleep 1000 & echo $! > {}; echo done", child.display());
     let left = run(&guest, sh(&script)).await.unwrap();
     assert_eq!((left.code, left.stdout), (Some(0), b"done\n".to_vec()));
-    let pid = std::fs::read_to_string(child)
-        .unwrap()
-        .trim()
-        .parse()
-        .unwrap();
+    let pid = std::fs::read_to_string(child).unwrap().trim().parse().unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).unwrap();
 }
 
@@ -239,20 +203,11 @@ async fn a_child_that_holds_the_output_does_not_hold_the_exit() {
 async fn what_the_agent_cannot_do_is_refused_with_a_reason() {
     let guest = Guest::start().await;
     let code = |result: Result<Left, Status>| result.unwrap_err().code();
-    let tty = Command {
-        tty: true,
-        ..sh("true")
-    };
+    let tty = Command { tty: true, ..sh("true") };
     assert_eq!(code(run(&guest, tty).await), Code::Unimplemented);
-    let absent = Command {
-        name: "/no/such/program".to_owned(),
-        ..sh("")
-    };
+    let absent = Command { name: "/no/such/program".to_owned(), ..sh("") };
     assert_eq!(code(run(&guest, absent).await), Code::NotFound);
-    let nameless = Command {
-        name: String::new(),
-        ..sh("")
-    };
+    let nameless = Command { name: String::new(), ..sh("") };
     assert_eq!(code(run(&guest, nameless).await), Code::InvalidArgument);
     let long = sh(&"#".repeat(MESSAGE_BYTES));
     assert_eq!(code(run(&guest, long).await), Code::OutOfRange);
@@ -269,16 +224,9 @@ async fn the_first_message_must_be_the_command() {
 #[tokio::test]
 async fn an_agent_outside_a_vm_does_not_touch_its_machine() {
     let guest = Guest::start().await;
-    let prepare = Command {
-        name: "flyci-agent".to_owned(),
-        args: vec!["prepare".to_owned()],
-        ..Command::default()
-    };
+    let prepare = Command { name: "flyci-agent".to_owned(), args: vec!["prepare".to_owned()], ..Command::default() };
     // It is a command as any other there, and not on the PATH.
-    assert_eq!(
-        run(&guest, prepare).await.unwrap_err().code(),
-        Code::NotFound
-    );
+    assert_eq!(run(&guest, prepare).await.unwrap_err().code(), Code::NotFound);
 }
 
 #[tokio::test]
@@ -296,10 +244,7 @@ async fn the_commands_at_once_are_bounded_and_the_bound_frees_itself() {
             Err(status) => break status,
         }
     };
-    assert_eq!(
-        (refused.code(), running.len()),
-        (Code::ResourceExhausted, 32)
-    );
+    assert_eq!((refused.code(), running.len()), (Code::ResourceExhausted, 32));
     drop(running);
     let mut client = guest.client().await;
     let again = async {
@@ -307,7 +252,5 @@ async fn the_commands_at_once_are_bounded_and_the_bound_frees_itself() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(DEADLINE, again)
-        .await
-        .expect("the bound frees itself");
+    tokio::time::timeout(DEADLINE, again).await.expect("the bound frees itself");
 }

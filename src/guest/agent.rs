@@ -90,12 +90,7 @@ pub struct AgentGuest {
 impl AgentGuest {
     /// A guest that nothing was asked yet.
     pub fn new(socket: PathBuf, framing: Framing, options: GuestOptions) -> Self {
-        Self {
-            socket,
-            framing,
-            options,
-            connection: OnceLock::new(),
-        }
+        Self { socket, framing, options, connection: OnceLock::new() }
     }
 
     fn connection(&self) -> &Channel {
@@ -110,12 +105,7 @@ impl AgentGuest {
         deadline: Duration,
     ) -> Result<Answer, GuestError> {
         let fixed = ["-c", script, "flyci"].map(str::to_owned);
-        let call_of = Call {
-            program: SHELL,
-            arguments: fixed.into_iter().chain(arguments).collect(),
-            input,
-            deadline,
-        };
+        let call_of = Call { program: SHELL, arguments: fixed.into_iter().chain(arguments).collect(), input, deadline };
         call(self.connection(), call_of).await
     }
 
@@ -137,9 +127,9 @@ impl AgentGuest {
             Err(error @ GuestError::Unreachable(_)) => Err(error),
             // How a shell, and how an agent tells that there is no such command.
             Ok(Answer { code: 127, .. }) | Err(GuestError::Failed(_)) => self.prepare_by_tools(preparation).await,
-            Ok(Answer { code, .. }) => Err(GuestError::Failed(format!(
-                "it could not set clock, randomness and host name (exit code {code})"
-            ))),
+            Ok(Answer { code, .. }) => {
+                Err(GuestError::Failed(format!("it could not set clock, randomness and host name (exit code {code})")))
+            }
         }
     }
 
@@ -149,9 +139,7 @@ impl AgentGuest {
         let answer = self.script(CLOCK_SCRIPT, vec![seconds, stamp], preparation.entropy, PREPARE);
         match answer.await?.code {
             0 => Ok(()),
-            code => Err(GuestError::Failed(format!(
-                "its clock is off and cannot be set (exit code {code})"
-            ))),
+            code => Err(GuestError::Failed(format!("its clock is off and cannot be set (exit code {code})"))),
         }
     }
 
@@ -238,7 +226,9 @@ fn told(answer: &Answer) -> Result<(RunnerProbe, bool), GuestError> {
         ["alive"] => RunnerProbe::Alive,
         ["lost"] => RunnerProbe::Lost,
         ["exited", code, "yes" | "no"] if let Ok(code) = code.parse() => RunnerProbe::Exited(code),
-        _ => return Err(GuestError::Failed(format!("it did not tell how the runner does (exit code {})", answer.code))),
+        _ => {
+            return Err(GuestError::Failed(format!("it did not tell how the runner does (exit code {})", answer.code)));
+        }
     };
     Ok((probe, words.last() == Some(&"yes")))
 }

@@ -122,12 +122,8 @@ async fn run(connection: &Channel, call: Call<'_>) -> Result<Answer, GuestError>
 
 /// The messages of a call: the command, its input in pieces, and the input's end.
 fn requests(call: Call<'_>) -> Vec<ExecRequest> {
-    let command = Command {
-        name: call.program.to_owned(),
-        args: call.arguments,
-        interactive: true,
-        ..Command::default()
-    };
+    let command =
+        Command { name: call.program.to_owned(), args: call.arguments, interactive: true, ..Command::default() };
     let piece = |data: &[u8]| Input::StandardInput(IoChunk { data: data.to_vec() });
     let pieces = call.input.chunks(CHUNK_BYTES).map(piece);
     std::iter::once(Input::Command(command))

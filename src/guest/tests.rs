@@ -276,7 +276,10 @@ async fn begin_and_die(machine: &Machine, sent: &str, ends: bool) {
         inputs.push(piece(""));
     }
     let requests = inputs.into_iter().map(|input| ExecRequest { r#type: Some(input) });
-    let requests = futures_util::StreamExt::chain(futures_util::stream::iter(requests.collect::<Vec<_>>()), futures_util::stream::pending());
+    let requests = futures_util::StreamExt::chain(
+        futures_util::stream::iter(requests.collect::<Vec<_>>()),
+        futures_util::stream::pending(),
+    );
     let mut responses = AgentClient::new(connection).exec(requests).await.unwrap().into_inner();
     while ends && responses.message().await.unwrap().is_some() {}
 }

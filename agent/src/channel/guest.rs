@@ -86,11 +86,7 @@ pub struct Session<'a, S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Session<'_, S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let port = &mut *self.port;
         if port.hello.is_none() && port.unread.is_empty() {
             ready!(port.poll_fill(cx))?;
@@ -106,11 +102,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Session<'_, S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Session<'_, S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if self.port.hello.is_some() {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }

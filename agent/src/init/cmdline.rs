@@ -25,10 +25,7 @@ impl CmdLine {
     /// Reads the command line. A value that cannot be read is told on the console and left out.
     pub(super) fn parse(text: &str) -> Self {
         let mut told = Self::default();
-        for (key, value) in text
-            .split_whitespace()
-            .filter_map(|word| word.split_once('='))
-        {
+        for (key, value) in text.split_whitespace().filter_map(|word| word.split_once('=')) {
             match key {
                 "flyci.port" => told.port = Some(value.to_owned()),
                 "flyci.modules" => told.modules = modules(value),
@@ -37,9 +34,7 @@ impl CmdLine {
                 "flyci.net" => {
                     told.net = StaticAddress::parse(value);
                     if told.net.is_none() {
-                        eprintln!(
-                            "flyci-agent: flyci.net={value} is not ADDRESS/PREFIX,GATEWAY,DNS"
-                        );
+                        eprintln!("flyci-agent: flyci.net={value} is not ADDRESS/PREFIX,GATEWAY,DNS");
                     }
                 }
                 _ => {}
@@ -89,12 +84,7 @@ mod tests {
 
     #[test]
     fn a_bad_address_is_left_out() {
-        for bad in [
-            "10.0.2.15",
-            "10.0.2.15/33,10.0.2.2,10.0.2.3",
-            "10.0.2.15/24,10.0.2.2",
-            "a/b,c,d",
-        ] {
+        for bad in ["10.0.2.15", "10.0.2.15/33,10.0.2.2,10.0.2.3", "10.0.2.15/24,10.0.2.2", "a/b,c,d"] {
             assert_eq!(StaticAddress::parse(bad), None, "{bad}");
         }
     }

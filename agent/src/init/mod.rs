@@ -58,10 +58,7 @@ trait Doing<T> {
 
 impl<T, E: Into<std::io::Error>> Doing<T> for Result<T, E> {
     fn doing(self, what: impl FnOnce() -> String) -> Result<T, InitError> {
-        self.map_err(|source| InitError {
-            doing: what(),
-            source: source.into(),
-        })
+        self.map_err(|source| InitError { doing: what(), source: source.into() })
     }
 }
 
@@ -129,11 +126,7 @@ fn start_agent(cmdline: &CmdLine) -> Result<Child, InitError> {
         Some(port) => command.args(["--virtio-port", port]),
         None => command.arg("--vsock"),
     };
-    let home = if Path::new("/root").is_dir() {
-        "/root"
-    } else {
-        "/"
-    };
+    let home = if Path::new("/root").is_dir() { "/root" } else { "/" };
     command
         .arg("--machine")
         .env_clear()
@@ -197,10 +190,7 @@ fn power_off() -> ! {
     mounts::make_read_only();
     sync();
     let failed: Result<Infallible, Errno> = reboot(RebootMode::RB_POWER_OFF);
-    eprintln!(
-        "flyci-agent: cannot power off: {}",
-        failed.err().unwrap_or(Errno::UnknownErrno)
-    );
+    eprintln!("flyci-agent: cannot power off: {}", failed.err().unwrap_or(Errno::UnknownErrno));
     loop {
         std::thread::park();
     }

@@ -21,16 +21,11 @@ const RUNNER_DISKS: [&str; 5] = ["ext4", "squashfs", "erofs", "iso9660", "vfat"]
 /// Where the new root is mounted before it becomes the root.
 const NEW_ROOT: &str = "/newroot";
 
-const KERNEL: [(&str, &str, MsFlags); 3] = [
-    ("proc", "/proc", PLAIN),
-    ("sysfs", "/sys", PLAIN),
-    ("devtmpfs", "/dev", MsFlags::MS_NOSUID),
-];
+const KERNEL: [(&str, &str, MsFlags); 3] =
+    [("proc", "/proc", PLAIN), ("sysfs", "/sys", PLAIN), ("devtmpfs", "/dev", MsFlags::MS_NOSUID)];
 
 /// No devices, set-user-id programs or programs at all.
-const PLAIN: MsFlags = MsFlags::MS_NOSUID
-    .union(MsFlags::MS_NODEV)
-    .union(MsFlags::MS_NOEXEC);
+const PLAIN: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 
 /// Mounts what the kernel offers: /proc, /sys and /dev.
 pub(super) fn kernel_interfaces() -> Result<(), InitError> {
@@ -43,12 +38,7 @@ pub(super) fn kernel_interfaces() -> Result<(), InitError> {
 /// Mounts what is for programs to write to: /run, /tmp, /dev/shm, and terminals.
 pub(super) fn scratch() -> Result<(), InitError> {
     let safe = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    fresh(
-        "devpts",
-        "/dev/pts",
-        MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC,
-        Some("mode=620,ptmxmode=666"),
-    )?;
+    fresh("devpts", "/dev/pts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, Some("mode=620,ptmxmode=666"))?;
     fresh("tmpfs", "/dev/shm", safe, Some("mode=1777"))?;
     fresh("tmpfs", "/run", safe, Some("mode=755"))?;
     fresh("tmpfs", "/tmp", safe, Some("mode=1777"))
@@ -68,23 +58,15 @@ pub(super) fn switch_root(device: &str) -> Result<(), InitError> {
     await_device(device)?;
     std::fs::create_dir_all(NEW_ROOT).doing(|| format!("make {NEW_ROOT}"))?;
     let none = None::<&str>;
-    mount(
-        Some(device),
-        NEW_ROOT,
-        Some("ext4"),
-        MsFlags::MS_NOATIME,
-        none,
-    )
-    .doing(|| format!("mount {device} (ext4) as the root"))?;
+    mount(Some(device), NEW_ROOT, Some("ext4"), MsFlags::MS_NOATIME, none)
+        .doing(|| format!("mount {device} (ext4) as the root"))?;
     for (_, path, _) in KERNEL {
         let new = format!("{NEW_ROOT}{path}");
         std::fs::create_dir_all(&new).doing(|| format!("make {path} in {device}"))?;
-        mount(Some(path), new.as_str(), none, MsFlags::MS_MOVE, none)
-            .doing(|| format!("move {path} to {new}"))?;
+        mount(Some(path), new.as_str(), none, MsFlags::MS_MOVE, none).doing(|| format!("move {path} to {new}"))?;
     }
     std::env::set_current_dir(NEW_ROOT).doing(|| format!("enter {NEW_ROOT}"))?;
-    mount(Some("."), "/", none, MsFlags::MS_MOVE, none)
-        .doing(|| format!("move {NEW_ROOT} to /"))?;
+    mount(Some("."), "/", none, MsFlags::MS_MOVE, none).doing(|| format!("move {NEW_ROOT} to /"))?;
     nix::unistd::chroot(".").doing(|| "change the root".into())?;
     std::env::set_current_dir("/").doing(|| "enter the new root".into())
 }
@@ -105,12 +87,7 @@ pub(super) fn runner_disk(device: &str) -> Result<(), InitError> {
             }
         }
     }
-    Err(last).doing(|| {
-        format!(
-            "mount {device} on {RUNNER} (tried {})",
-            RUNNER_DISKS.join(", ")
-        )
-    })
+    Err(last).doing(|| format!("mount {device} on {RUNNER} (tried {})", RUNNER_DISKS.join(", ")))
 }
 
 /// Waits until the device's driver has found it.

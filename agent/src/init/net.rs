@@ -6,8 +6,8 @@
 use super::cmdline::StaticAddress;
 use super::{Doing, InitError};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendto,
-    setsockopt, socket, sockopt::ReceiveTimeout,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendto, setsockopt, socket,
+    sockopt::ReceiveTimeout,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 use std::io;
@@ -109,16 +109,7 @@ fn new_address(index: u32, address: &StaticAddress) -> Vec<u8> {
 /// The request that sends all else to the gateway.
 fn default_route(gateway: Ipv4Addr) -> Vec<u8> {
     // struct rtmsg
-    let mut body = vec![
-        AF_INET,
-        0,
-        0,
-        0,
-        RT_TABLE_MAIN,
-        RTPROT_BOOT,
-        RT_SCOPE_UNIVERSE,
-        RTN_UNICAST,
-    ];
+    let mut body = vec![AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST];
     body.extend_from_slice(&0_u32.to_ne_bytes());
     attribute(&mut body, RTA_GATEWAY, gateway);
     message(RTM_NEWROUTE, CREATE_OR_REPLACE, &body)
@@ -149,12 +140,8 @@ fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
 /// Sends one request to the kernel and reads its verdict.
 fn request(message: &[u8]) -> io::Result<()> {
     let kernel = NetlinkAddr::new(0, 0);
-    let socket: OwnedFd = socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkRoute,
-    )?;
+    let socket: OwnedFd =
+        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
     setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(ANSWER_SECONDS))?;
     bind(socket.as_raw_fd(), &kernel)?;
     sendto(socket.as_raw_fd(), message, &kernel, MsgFlags::empty())?;

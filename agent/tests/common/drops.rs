@@ -53,10 +53,7 @@ where
     let connected = client(move || {
         let (stream, budget) = (open(), budget.clone());
         async move {
-            let stream = Brittle {
-                stream: stream.await?,
-                budget,
-            };
+            let stream = Brittle { stream: stream.await?, budget };
             channel::connect(stream, DEADLINE).await
         }
     });
@@ -96,28 +93,17 @@ async fn drain(output: &mut Streaming<ExecResponse>) -> Result<(), Status> {
     Ok(())
 }
 
-async fn exec(
-    client: &mut Client,
-    script: &str,
-    chunks: Vec<Vec<u8>>,
-) -> Result<Streaming<ExecResponse>, Status> {
+async fn exec(client: &mut Client, script: &str, chunks: Vec<Vec<u8>>) -> Result<Streaming<ExecResponse>, Status> {
     let command = Command {
         name: "/bin/sh".to_owned(),
         args: vec!["-c".to_owned(), script.to_owned()],
         interactive: true,
         ..Command::default()
     };
-    let inputs = chunks
-        .into_iter()
-        .map(|data| Input::StandardInput(IoChunk { data }));
+    let inputs = chunks.into_iter().map(|data| Input::StandardInput(IoChunk { data }));
     let inputs = std::iter::once(Input::Command(command)).chain(inputs);
-    let requests = inputs.map(|input| ExecRequest {
-        r#type: Some(input),
-    });
-    Ok(client
-        .exec(tokio_stream::iter(requests))
-        .await?
-        .into_inner())
+    let requests = inputs.map(|input| ExecRequest { r#type: Some(input) });
+    Ok(client.exec(tokio_stream::iter(requests)).await?.into_inner())
 }
 
 /// A stream that breaks off in the middle of whatever it carries.
@@ -142,11 +128,7 @@ impl<S> Brittle<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Brittle<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let most = self.left()?.min(buf.remaining());
         let mut part = ReadBuf::new(buf.initialize_unfilled_to(most));
         std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
@@ -158,11 +140,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Brittle<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Brittle<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let most = self.left()?.min(bytes.len());
         let written = std::task::ready!(Pin::new(&mut self.stream).poll_write(cx, &bytes[..most]))?;
         self.used(written);

@@ -24,8 +24,5 @@ where
         connector,
         |error: Box<dyn std::error::Error + Send + Sync>| error,
     );
-    Endpoint::from_static("http://agent")
-        .connect_with_connector(connector)
-        .await
-        .map(AgentClient::new)
+    Endpoint::from_static("http://agent").connect_with_connector(connector).await.map(AgentClient::new)
 }
