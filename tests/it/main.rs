@@ -2,6 +2,7 @@
 //! on the wire. `script/test` starts the Postgres.
 
 mod demand;
+mod faults;
 mod intake;
 mod stories;
 mod support;
