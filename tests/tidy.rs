@@ -254,7 +254,7 @@ fn the_repository_speaks_of_the_product_alone() {
         &[
             ("docs/a.md", "Run it in /work/main."),
             ("src/a.rs", "// TODO: later"),
-            ("script/x", "cd /root/flyci"),
+            ("script/x", "cd ../worktree"),
             ("src/c.rs", "//! (under construction)"),
         ],
         &[("docs/a.md", "A network of the host's.")],
