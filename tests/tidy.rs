@@ -207,7 +207,11 @@ fn every_dependency_says_what_it_is_for() {
     let found = texts::dependencies_are_explained(&tree);
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].starts_with("agent/Cargo.toml:4: `insta`"), "{found:?}");
-    holds(texts::dependencies_are_explained, &[("Cargo.toml", "[target.'cfg(unix)'.dependencies.no-such-crate]\n")], &[]);
+    holds(
+        texts::dependencies_are_explained,
+        &[("Cargo.toml", "[target.'cfg(unix)'.dependencies.no-such-crate]\n")],
+        &[],
+    );
 }
 
 #[test]
