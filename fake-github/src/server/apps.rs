@@ -192,7 +192,10 @@ pub async fn repository(
 ) -> Answer {
     let token = caller.installation()?;
     hub.read(|w| {
-        w.reach(token, &owner, &name, ("metadata", "read"))
-            .map(|r| ok(shapes::repository(w, r)))
+        let repository = w.reach(token, &owner, &name, ("metadata", "read"))?;
+        let mut shape = shapes::repository(w, repository);
+        shape["network_count"] = json!(0);
+        shape["subscribers_count"] = json!(0);
+        Ok(ok(shape))
     })
 }

@@ -130,109 +130,123 @@ async fn answers_to_the_app_are_as_github_describes_them() {
     described.answer(route, 202, again).await;
 }
 
+/// An installation that calls the API and has every answer checked.
+struct Caller<'a> {
+    app: App<'a>,
+    token: String,
+}
+
+impl<'a> Caller<'a> {
+    async fn of(github: &'a FakeGitHub, installation: u64) -> Self {
+        let app = App::of(github);
+        let token = app.token(installation).await;
+        Self { app, token }
+    }
+
+    /// Calls `path`, which fills in GitHub's `route`.
+    async fn call(&self, route: &str, status: u16, path: &str, body: Option<Value>) -> Value {
+        let method: Method = route.split(' ').next().unwrap().parse().unwrap();
+        let answer = self.app.call(method, path, &self.token, body).await;
+        Description::get().answer(route, status, answer).await
+    }
+
+    async fn get(&self, template: &str, path: &str) -> Value {
+        self.call(&format!("GET {template}"), 200, path, None).await
+    }
+}
+
 #[tokio::test]
-async fn answers_to_an_installation_are_as_github_describes_them() {
-    let described = Description::get();
+async fn answers_about_runners_are_as_github_describes_them() {
     let github = FakeGitHub::start(Options::default()).await.unwrap();
     let acme = github.install("acme", AccountKind::Organization);
     let repo = github.repository(&acme, "app", Visibility::Private);
     let group = github.runner_group(&acme, "macs", &[&repo]);
+    let caller = Caller::of(&github, acme.id).await;
+
+    let runners = "/repos/{owner}/{repo}/actions/runners";
+    let jit = format!("POST {runners}/generate-jitconfig");
+    let here = "/repos/acme/app/actions/runners";
+    let path = format!("{here}/generate-jitconfig");
+    let body = json!({ "name": "one", "runner_group_id": 1, "labels": ["x"] });
+    let made = caller.call(&jit, 201, &path, Some(body.clone())).await;
+    caller.call(&jit, 409, &path, Some(body)).await;
+    caller
+        .call(&jit, 422, &path, Some(json!({ "name": "two" })))
+        .await;
+    caller.get(runners, here).await;
+    let one = format!("{here}/{}", made["runner"]["id"]);
+    caller.get(&format!("{runners}/{{runner_id}}"), &one).await;
+
+    let runners = "/orgs/{org}/actions/runners";
+    let jit = format!("POST {runners}/generate-jitconfig");
+    let here = "/orgs/acme/actions/runners";
+    let body = json!({ "name": "three", "runner_group_id": group, "labels": ["x"] });
+    let made = caller
+        .call(&jit, 201, &format!("{here}/generate-jitconfig"), Some(body))
+        .await;
+    caller.get(runners, here).await;
+    let one = format!("{here}/{}", made["runner"]["id"]);
+    caller.get(&format!("{runners}/{{runner_id}}"), &one).await;
+
+    let groups = "/orgs/{org}/actions/runner-groups";
+    let here = format!("/orgs/acme/actions/runner-groups/{group}");
+    caller.get(groups, "/orgs/acme/actions/runner-groups").await;
+    caller
+        .get(&format!("{groups}/{{runner_group_id}}"), &here)
+        .await;
+    let repositories = format!("{groups}/{{runner_group_id}}/repositories");
+    caller
+        .get(&repositories, &format!("{here}/repositories"))
+        .await;
+}
+
+#[tokio::test]
+async fn answers_about_runs_and_jobs_are_as_github_describes_them() {
+    let github = FakeGitHub::start(Options::default()).await.unwrap();
+    let acme = github.install("acme", AccountKind::Organization);
+    let repo = github.repository(&acme, "app", Visibility::Private);
     let ended = github.queue_job(&repo, &["other"], JobScript::new());
     github.cancel(ended);
     let job = github.queue_job(&repo, &["flyci"], JobScript::new());
-    let app = App::of(&github);
-    let token = app.token(acme.id).await;
+    let caller = Caller::of(&github, acme.id).await;
 
     let actions = "/repos/{owner}/{repo}/actions";
-    let route = format!("POST {actions}/runners/generate-jitconfig");
-    let made = described
-        .answer(&route, 201, app.jit(&token, &repo, "one", &["x"]).await)
+    let here = "/repos/acme/app/actions";
+    caller
+        .get("/installation/repositories", "/installation/repositories")
         .await;
-    described
-        .answer(&route, 409, app.jit(&token, &repo, "one", &["x"]).await)
+    caller.get("/repos/{owner}/{repo}", "/repos/acme/app").await;
+    caller
+        .get(
+            &format!("{actions}/runs"),
+            &format!("{here}/runs?status=queued"),
+        )
         .await;
-    described
-        .answer(&route, 422, app.jit(&token, &repo, "two", &[]).await)
+    let run = format!("{here}/runs/{}", job.run_id);
+    caller
+        .get(&format!("{actions}/runs/{{run_id}}"), &run)
         .await;
-    let body = json!({ "name": "three", "runner_group_id": group, "labels": ["x"] });
-    let path = "/orgs/acme/actions/runners/generate-jitconfig";
-    let route = "POST /orgs/{org}/actions/runners/generate-jitconfig";
-    let answer = app.call(Method::POST, path, &token, Some(body)).await;
-    let in_group = described.answer(route, 201, answer).await;
+    let jobs = format!("{here}/runs/{}/jobs", ended.run_id);
+    caller
+        .get(&format!("{actions}/runs/{{run_id}}/jobs"), &jobs)
+        .await;
+    let one = format!("{here}/jobs/{}", job.id);
+    caller
+        .get(&format!("{actions}/jobs/{{job_id}}"), &one)
+        .await;
 
-    let groups = "/orgs/{org}/actions/runner-groups";
-    for (route, path) in [
-        (
-            format!("{actions}/runners"),
-            "/repos/acme/app/actions/runners".to_owned(),
-        ),
-        (
-            format!("{actions}/runners/{{runner_id}}"),
-            format!("/repos/acme/app/actions/runners/{}", made["runner"]["id"]),
-        ),
-        (
-            "/orgs/{org}/actions/runners".into(),
-            "/orgs/acme/actions/runners".into(),
-        ),
-        (
-            "/orgs/{org}/actions/runners/{runner_id}".into(),
-            format!("/orgs/acme/actions/runners/{}", in_group["runner"]["id"]),
-        ),
-        (groups.into(), "/orgs/acme/actions/runner-groups".into()),
-        (
-            format!("{groups}/{{runner_group_id}}"),
-            format!("/orgs/acme/actions/runner-groups/{group}"),
-        ),
-        (
-            format!("{groups}/{{runner_group_id}}/repositories"),
-            format!("/orgs/acme/actions/runner-groups/{group}/repositories"),
-        ),
-        (
-            format!("{actions}/runs"),
-            "/repos/acme/app/actions/runs?status=queued".into(),
-        ),
-        (
-            format!("{actions}/runs/{{run_id}}"),
-            format!("/repos/acme/app/actions/runs/{}", job.run_id),
-        ),
-        (
-            format!("{actions}/runs/{{run_id}}/jobs"),
-            format!("/repos/acme/app/actions/runs/{}/jobs", ended.run_id),
-        ),
-        (
-            format!("{actions}/jobs/{{job_id}}"),
-            format!("/repos/acme/app/actions/jobs/{}", job.id),
-        ),
-        (
-            "/installation/repositories".into(),
-            "/installation/repositories".into(),
-        ),
-    ] {
-        described
-            .answer(
-                &format!("GET {route}"),
-                200,
-                app.call(Method::GET, &path, &token, None).await,
-            )
-            .await;
-    }
-    let path = format!("/repos/acme/app/actions/jobs/{}/rerun", ended.id);
-    let answer = app.call(Method::POST, &path, &token, None).await;
-    described
-        .answer(
-            &format!("POST {actions}/jobs/{{job_id}}/rerun"),
+    let rerun = format!("POST {actions}/jobs/{{job_id}}/rerun");
+    caller
+        .call(
+            &rerun,
             201,
-            answer,
+            &format!("{here}/jobs/{}/rerun", ended.id),
+            None,
         )
         .await;
-    let path = format!("/repos/acme/app/actions/runs/{}/cancel", job.run_id);
-    let answer = app.call(Method::POST, &path, &token, None).await;
-    described
-        .answer(
-            &format!("POST {actions}/runs/{{run_id}}/cancel"),
-            202,
-            answer,
-        )
+    let cancel = format!("POST {actions}/runs/{{run_id}}/cancel");
+    caller
+        .call(&cancel, 202, &format!("{run}/cancel"), None)
         .await;
 }
 
