@@ -59,16 +59,20 @@ fn major_of(text: &str) -> Option<u32> {
     digits.parse().ok()
 }
 
-/// What is used for the cluster: its own major version, or the newest one for a new cluster.
+/// What is used for the cluster: its own major version, or the newest one when there is no cluster yet.
 pub(super) async fn choose(layout: &Layout, options: Options) -> Result<Binaries, EmbeddedError> {
-    let found = installed(layout).await;
     match layout.major()? {
-        Some(major) => of_major(layout, found, major, options).await,
-        None => match newest(found) {
-            Some(binaries) => Ok(binaries),
-            None if options.download => download(layout, DOWNLOADED).await,
-            None => Err(none_found(layout, format!("{OLDEST} or later"))),
-        },
+        Some(major) => of_major(layout, installed(layout).await, major, options).await,
+        None => for_new_cluster(layout, options).await,
+    }
+}
+
+/// What a new cluster is made with: the newest that there is.
+pub(super) async fn for_new_cluster(layout: &Layout, options: Options) -> Result<Binaries, EmbeddedError> {
+    match newest(installed(layout).await) {
+        Some(binaries) => Ok(binaries),
+        None if options.download => download(layout, DOWNLOADED).await,
+        None => Err(none_found(layout, format!("{OLDEST} or later"))),
     }
 }
 

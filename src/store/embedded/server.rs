@@ -37,9 +37,8 @@ pub(super) struct Server {
 impl Server {
     /// Starts a server, or adopts the one that runs on this cluster already.
     pub async fn start(layout: &Layout, binaries: &Binaries) -> Result<Self, EmbeddedError> {
-        if let Some(pid) = running(layout).await? {
-            tracing::info!(%pid, "the private Postgres runs already; it is adopted");
-            let server = Self { pid, child: None, stopped: false };
+        if let Some(server) = Self::find(layout).await? {
+            tracing::info!(pid = %server.pid, "the private Postgres runs already; it is adopted");
             return server.ready(layout).await;
         }
         let log = layout.open_log()?;
@@ -56,6 +55,11 @@ impl Server {
             .map_err(|error| io_error(&program, "started", error))?;
         let id = child.id().and_then(|id| i32::try_from(id).ok()).expect("it was not waited for yet");
         Self { pid: Pid::from_raw(id), child: Some(child), stopped: false }.ready(layout).await
+    }
+
+    /// The server that an earlier daemon left running on this cluster, if there is one.
+    pub async fn find(layout: &Layout) -> Result<Option<Self>, EmbeddedError> {
+        Ok(running(layout).await?.map(|pid| Self { pid, child: None, stopped: false }))
     }
 
     /// Resolves when the server has no process any more.

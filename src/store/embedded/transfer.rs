@@ -175,8 +175,11 @@ pub async fn restore(
     let lock = DataDir::lock(data_dir)?;
     let layout = Layout::of(lock.path())?;
     layout.prepare(&user)?;
-    let binaries = binaries::choose(&layout, options).await?;
-    stop_leftover(&layout, &binaries).await?;
+    // The present cluster may be damaged or of a version that is gone: it is not started.
+    if let Some(mut leftover) = Server::find(&layout).await? {
+        leftover.stop().await?;
+    }
+    let binaries = binaries::for_new_cluster(&layout, options).await?;
     let (draft, key) = build(&layout, &binaries, &file, master_key_file).await?;
     let kept = match layout.major()? {
         Some(_) => Some(keep(&layout, "before-restore")?),
@@ -225,14 +228,6 @@ pub(super) async fn move_on(
     let kept = keep(layout, &format!("postgresql-{}", present.major))?;
     cluster::rename(draft.cluster(), layout.cluster())?;
     Ok(Upgraded { from: present.major, to: next.major, kept })
-}
-
-/// A server that an earlier daemon left running is stopped: its cluster is about to be moved.
-async fn stop_leftover(layout: &Layout, binaries: &Binaries) -> Result<(), EmbeddedError> {
-    if layout.major()?.is_none() {
-        return Ok(());
-    }
-    Server::start(layout, binaries).await?.stop().await
 }
 
 /// Writes a dump beside its place and moves it there when it is whole.
