@@ -1,5 +1,7 @@
 //! The GitHub client against a server on the wire that misbehaves on purpose.
 
+#[path = "it/github_fake.rs"]
+mod github_fake;
 #[path = "it/github_jobs.rs"]
 mod github_jobs;
 #[path = "it/github_limits.rs"]
