@@ -7,9 +7,8 @@ use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 /// Looks at the machine.
 #[must_use]
 pub fn detect() -> Machine {
-    let wanted = RefreshKind::nothing()
-        .with_cpu(CpuRefreshKind::nothing())
-        .with_memory(MemoryRefreshKind::nothing().with_ram());
+    let wanted =
+        RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing()).with_memory(MemoryRefreshKind::nothing().with_ram());
     // An unknown system tells nothing: a host of no memory takes no vm, and says so.
     let system = System::new_with_specifics(wanted).ok();
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

@@ -9,13 +9,14 @@ mod common;
 mod drops;
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() {
+async fn main() -> std::process::ExitCode {
     let mut arguments = std::env::args().skip(1);
     let (Some(socket), Some(Ok(rounds))) = (arguments.next(), arguments.next().map(|text| text.parse())) else {
         eprintln!("usage: drop_in_traffic SOCKET ROUNDS");
-        std::process::exit(2);
+        return std::process::ExitCode::from(2);
     };
     let socket = PathBuf::from(socket);
     drops::drop_in_traffic(rounds, move || tokio::net::UnixStream::connect(socket.clone())).await;
     println!("{rounds} of {rounds} connections were clean");
+    std::process::ExitCode::SUCCESS
 }

@@ -63,10 +63,7 @@ impl Default for Options {
 impl Options {
     /// The default, over HTTPS.
     pub fn https() -> Self {
-        Self {
-            tls: true,
-            ..Self::default()
-        }
+        Self { tls: true, ..Self::default() }
     }
 }
 
@@ -106,37 +103,26 @@ impl FakeGitHub {
     /// Starts a server. Call it inside a tokio runtime.
     pub async fn start(options: Options) -> Result<Self, StartError> {
         let listener = listen(options.listen)?;
-        let addr = listener.local_addr().map_err(|source| StartError::Listen {
-            addr: options.listen,
-            source,
-        })?;
-        let tls = options
-            .tls
-            .then(|| ServerTls::generate(&names(&options)))
-            .transpose()
-            .map_err(StartError::Tls)?;
+        let addr = listener.local_addr().map_err(|source| StartError::Listen { addr: options.listen, source })?;
+        let tls = options.tls.then(|| ServerTls::generate(&names(&options))).transpose().map_err(StartError::Tls)?;
         let key = match &options.private_key_pem {
             Some(pem) => AppKey::from_pem(pem),
             None => AppKey::shared(),
         }
         .map_err(StartError::Key)?;
         let url = base_url(addr, options.tls);
-        let target = options
-            .webhook_url
-            .as_ref()
-            .map(|url| Target::new(url, options.webhook_ca.as_deref()));
+        let target = options.webhook_url.as_ref().map(|url| Target::new(url, options.webhook_ca.as_deref()));
         let target = target.transpose().map_err(StartError::Target)?;
+        #[expect(clippy::disallowed_methods, reason = "GitHub accepts every event; a test has few")]
         let (events, event_queue) = mpsc::unbounded_channel();
+        #[expect(clippy::disallowed_methods, reason = "GitHub accepts every event; a test has few")]
         let (redeliveries, redelivery_queue) = mpsc::unbounded_channel();
         let wiring = Wiring {
             events,
             redeliveries,
             target: Arc::new(Mutex::new(target)),
-            webhook_secret: options
-                .webhook_secret
-                .unwrap_or_else(|| random_token("whsec_")),
-            app_key: DecodingKey::from_rsa_pem(key.public_pem.as_bytes())
-                .expect("a public key that we wrote"),
+            webhook_secret: options.webhook_secret.unwrap_or_else(|| random_token("whsec_")),
+            app_key: DecodingKey::from_rsa_pem(key.public_pem.as_bytes()).expect("a public key that we wrote"),
             ca_pem: tls.as_ref().map(|t| t.ca_pem.clone()),
             runner_url: options.runner_url.unwrap_or_else(|| url.clone()),
             control_token: random_token("control_"),
@@ -149,13 +135,7 @@ impl FakeGitHub {
         tasks.spawn(sender::run(hub.clone(), event_queue, redelivery_queue));
         tasks.spawn(tick(hub.clone()));
         tasks.spawn(serve(listener, tls, handle.clone(), hub.clone()));
-        Ok(Self {
-            hub,
-            url,
-            key,
-            handle,
-            _tasks: tasks,
-        })
+        Ok(Self { hub, url, key, handle, _tasks: tasks })
     }
 
     /// The API's base URL.
@@ -196,12 +176,7 @@ impl FakeGitHub {
     /// Sends webhooks elsewhere from now on; `ca_pem` is the CA of that receiver.
     pub fn set_webhook(&self, url: &str, ca_pem: Option<&str>) -> Result<(), TargetError> {
         let target = Target::new(url, ca_pem)?;
-        *self
-            .hub
-            .wiring
-            .target
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(target);
+        *self.hub.wiring.target.lock().unwrap_or_else(PoisonError::into_inner) = Some(target);
         Ok(())
     }
 }
@@ -226,11 +201,7 @@ fn base_url(addr: SocketAddr, tls: bool) -> String {
 }
 
 fn names(options: &Options) -> Vec<String> {
-    let mut names = vec![
-        "localhost".to_owned(),
-        "127.0.0.1".to_owned(),
-        options.listen.ip().to_string(),
-    ];
+    let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), options.listen.ip().to_string()];
     names.extend(options.names.iter().cloned());
     names.sort();
     names.dedup();
@@ -249,12 +220,7 @@ async fn tick(hub: Arc<Hub>) {
     }
 }
 
-async fn serve(
-    listener: TcpListener,
-    tls: Option<ServerTls>,
-    handle: Handle<SocketAddr>,
-    hub: Arc<Hub>,
-) {
+async fn serve(listener: TcpListener, tls: Option<ServerTls>, handle: Handle<SocketAddr>, hub: Arc<Hub>) {
     let service = server::router(hub).into_make_service();
     let served = match tls {
         Some(tls) => {

@@ -51,11 +51,7 @@ pub struct Wiring {
 impl Hub {
     /// Takes over a world.
     pub fn new(world: World, wiring: Wiring) -> Arc<Self> {
-        Arc::new(Self {
-            world: Mutex::new(world),
-            changed: watch::Sender::new(0),
-            wiring,
-        })
+        Arc::new(Self { world: Mutex::new(world), changed: watch::Sender::new(0), wiring })
     }
 
     fn lock(&self) -> MutexGuard<'_, World> {
@@ -103,11 +99,6 @@ impl Hub {
                 changed.changed().await.ok();
             }
         };
-        tokio::time::timeout(within, waiting)
-            .await
-            .map_err(|_| Late {
-                what: what.into(),
-                within,
-            })
+        tokio::time::timeout(within, waiting).await.map_err(|_| Late { what: what.into(), within })
     }
 }

@@ -41,9 +41,7 @@ pub enum JitError {
     #[error("the JIT configuration is not base64; pass GitHub's encoded_jit_config as it came")]
     Base64(#[source] base64::DecodeError),
     /// Not the JSON that the simulated GitHub makes.
-    #[error(
-        "the JIT configuration is not one of the simulated GitHub; this runner cannot serve the real one"
-    )]
+    #[error("the JIT configuration is not one of the simulated GitHub; this runner cannot serve the real one")]
     Json(#[source] serde_json::Error),
 }
 
@@ -62,10 +60,7 @@ impl Jit {
 
 impl fmt::Debug for Jit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Jit")
-            .field("server", &self.server)
-            .field("name", &self.name)
-            .finish_non_exhaustive()
+        f.debug_struct("Jit").field("server", &self.server).field("name", &self.name).finish_non_exhaustive()
     }
 }
 

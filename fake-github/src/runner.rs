@@ -7,8 +7,7 @@ use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use tokio::sync::watch;
 
 use crate::protocol::{
-    Complete, Conclusion, Heartbeat, Jit, JobMessage, LogLines, OpenSession, Refusal, Session,
-    StepReport,
+    Complete, Conclusion, Heartbeat, Jit, JobMessage, LogLines, OpenSession, Refusal, Session, StepReport,
 };
 use crate::tls;
 
@@ -51,21 +50,14 @@ pub struct Behaviour {
 
 impl Default for Behaviour {
     fn default() -> Self {
-        Self {
-            work: Work::Instant(Conclusion::Success),
-            start_after: Duration::ZERO,
-            refuses: None,
-        }
+        Self { work: Work::Instant(Conclusion::Success), start_after: Duration::ZERO, refuses: None }
     }
 }
 
 impl Behaviour {
     /// Starts at once, and does this with its job.
     pub fn working(work: Work) -> Self {
-        Self {
-            work,
-            ..Self::default()
-        }
+        Self { work, ..Self::default() }
     }
 }
 
@@ -77,16 +69,11 @@ pub async fn run(jit: &str, behaviour: Behaviour) -> i32 {
     tokio::time::sleep(behaviour.start_after).await;
     let Ok(jit) = Jit::decode(jit) else { return 1 };
     let Ok(client) = client(&jit) else { return 1 };
-    let mut link = Link {
-        client,
-        server: jit.server,
-        bearer: jit.token,
-    };
+    let mut link = Link { client, server: jit.server, bearer: jit.token };
     match link.open().await {
         Ok(session) => {
             link.bearer = session.token;
-            link.serve(Duration::from_millis(session.heartbeat_ms), behaviour.work)
-                .await
+            link.serve(Duration::from_millis(session.heartbeat_ms), behaviour.work).await
         }
         Err(status) => status,
     }
@@ -94,11 +81,7 @@ pub async fn run(jit: &str, behaviour: Behaviour) -> i32 {
 
 fn client(jit: &Jit) -> Result<Client, Box<dyn std::error::Error>> {
     let tls = tls::client_config(jit.ca_pem.as_deref())?;
-    Ok(Client::builder()
-        .tls_backend_preconfigured(tls)
-        .timeout(CALL_TIMEOUT)
-        .no_proxy()
-        .build()?)
+    Ok(Client::builder().tls_backend_preconfigured(tls).timeout(CALL_TIMEOUT).no_proxy().build()?)
 }
 
 struct Link {
@@ -109,29 +92,17 @@ struct Link {
 
 impl Link {
     fn call(&self, method: Method, path: &str) -> RequestBuilder {
-        self.client
-            .request(method, format!("{}/_runner/{path}", self.server))
-            .bearer_auth(&self.bearer)
+        self.client.request(method, format!("{}/_runner/{path}", self.server)).bearer_auth(&self.bearer)
     }
 
     async fn open(&self) -> Result<Session, i32> {
-        let asked = OpenSession {
-            version: VERSION.into(),
-            os: "Linux".into(),
-        };
-        let response = self
-            .patiently(|| self.call(Method::POST, "sessions").json(&asked))
-            .await
-            .ok_or(1)?;
+        let asked = OpenSession { version: VERSION.into(), os: "Linux".into() };
+        let response = self.patiently(|| self.call(Method::POST, "sessions").json(&asked)).await.ok_or(1)?;
         match response.status() {
             StatusCode::CREATED => response.json().await.map_err(|_| 1),
             StatusCode::FORBIDDEN => Err(EXIT_DEPRECATED),
             _ => {
-                let refusal = response
-                    .json::<Refusal>()
-                    .await
-                    .map(|r| r.message)
-                    .unwrap_or_default();
+                let refusal = response.json::<Refusal>().await.map(|r| r.message).unwrap_or_default();
                 tracing::info!(%refusal, "the runner was refused");
                 Err(1)
             }
@@ -194,10 +165,7 @@ impl Link {
     async fn beat(&self, every: Duration) -> Result<Conclusion, i32> {
         loop {
             tokio::time::sleep(every).await;
-            let Some(response) = self
-                .patiently(|| self.call(Method::POST, "heartbeat"))
-                .await
-            else {
+            let Some(response) = self.patiently(|| self.call(Method::POST, "heartbeat")).await else {
                 return Err(1);
             };
             match response.json::<Heartbeat>().await {
@@ -210,25 +178,12 @@ impl Link {
 
     async fn report(&self, job: &JobMessage, conclusion: Conclusion) -> i32 {
         for (step, number) in job.steps.iter().zip(1..) {
-            let report = StepReport {
-                number,
-                conclusion: Some(conclusion),
-            };
-            self.patiently(|| self.call(Method::POST, "steps").json(&report))
-                .await;
-            let lines = LogLines {
-                lines: vec![step.name.clone()],
-            };
-            self.patiently(|| self.call(Method::POST, "log").json(&lines))
-                .await;
+            let report = StepReport { number, conclusion: Some(conclusion) };
+            self.patiently(|| self.call(Method::POST, "steps").json(&report)).await;
+            let lines = LogLines { lines: vec![step.name.clone()] };
+            self.patiently(|| self.call(Method::POST, "log").json(&lines)).await;
         }
-        match self
-            .patiently(|| {
-                self.call(Method::POST, "complete")
-                    .json(&Complete { conclusion })
-            })
-            .await
-        {
+        match self.patiently(|| self.call(Method::POST, "complete").json(&Complete { conclusion })).await {
             Some(response) if response.status().is_success() => 0,
             _ => 1,
         }

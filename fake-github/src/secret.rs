@@ -4,9 +4,7 @@ use std::sync::OnceLock;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use rsa::PrivateKey;
-use rsa::pkcs1::{
-    DecodeRsaPrivateKey as _, EncodeRsaPrivateKey as _, EncodeRsaPublicKey as _, LineEnding,
-};
+use rsa::pkcs1::{DecodeRsaPrivateKey as _, EncodeRsaPrivateKey as _, EncodeRsaPublicKey as _, LineEnding};
 use sha2::{Digest as _, Sha256};
 
 /// Size of the App's key, in bits: the least that GitHub makes.
@@ -24,8 +22,7 @@ pub fn digest(token: &str) -> String {
 
 /// `X-Hub-Signature-256` of a body.
 pub fn signature(secret: &str, body: &[u8]) -> String {
-    let mut mac =
-        Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("HMAC takes keys of any length");
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("HMAC takes keys of any length");
     mac.update(body);
     format!("sha256={}", hex::encode(mac.finalize().into_bytes()))
 }
@@ -53,8 +50,7 @@ pub enum KeyError {
 impl AppKey {
     /// A new key.
     pub fn generate() -> Result<Self, KeyError> {
-        let private = PrivateKey::new(&mut rand::rng(), KEY_BITS)
-            .map_err(|e| KeyError::Generate(e.to_string()))?;
+        let private = PrivateKey::new(&mut rand::rng(), KEY_BITS).map_err(|e| KeyError::Generate(e.to_string()))?;
         Self::from_key(&private)
     }
 
@@ -72,17 +68,8 @@ impl AppKey {
 
     fn from_key(private: &PrivateKey) -> Result<Self, KeyError> {
         let failed = |e: rsa::pkcs1::Error| KeyError::Pem(e.to_string());
-        let private_pem = private
-            .to_pkcs1_pem(LineEnding::LF)
-            .map_err(failed)?
-            .to_string();
-        let public_pem = private
-            .to_public_key()
-            .to_pkcs1_pem(LineEnding::LF)
-            .map_err(failed)?;
-        Ok(Self {
-            private_pem,
-            public_pem,
-        })
+        let private_pem = private.to_pkcs1_pem(LineEnding::LF).map_err(failed)?.to_string();
+        let public_pem = private.to_public_key().to_pkcs1_pem(LineEnding::LF).map_err(failed)?;
+        Ok(Self { private_pem, public_pem })
     }
 }

@@ -92,10 +92,7 @@ const REPOSITORY_LINKS: [(&str, &str); 37] = [
     ("languages_url", "/languages"),
     ("merges_url", "/merges"),
     ("milestones_url", "/milestones{/number}"),
-    (
-        "notifications_url",
-        "/notifications{?since,all,participating}",
-    ),
+    ("notifications_url", "/notifications{?since,all,participating}"),
     ("pulls_url", "/pulls{/number}"),
     ("releases_url", "/releases{/id}"),
     ("stargazers_url", "/stargazers"),
@@ -118,15 +115,9 @@ pub fn minimal_repository(world: &World, repository: &Repository) -> Map<String,
     shape.insert("node_id".into(), json!(node_id("R", repository.id)));
     shape.insert("name".into(), json!(repository.name));
     shape.insert("full_name".into(), json!(full_name));
-    shape.insert(
-        "private".into(),
-        json!(repository.visibility == Visibility::Private),
-    );
+    shape.insert("private".into(), json!(repository.visibility == Visibility::Private));
     shape.insert("owner".into(), account(world, owner));
-    shape.insert(
-        "html_url".into(),
-        json!(format!("https://github.com/{full_name}")),
-    );
+    shape.insert("html_url".into(), json!(format!("https://github.com/{full_name}")));
     shape.insert("description".into(), Value::Null);
     shape.insert("fork".into(), json!(false));
     for (field, path) in REPOSITORY_LINKS {
@@ -162,11 +153,7 @@ pub fn repository(world: &World, repository: &Repository) -> Value {
 pub fn installation(world: &World, installed: &Installed) -> Value {
     let owner = &world.accounts[&installed.account];
     let url = format!("{}/app/installations/{}", world.api_url, installed.id);
-    let everything = world
-        .repositories
-        .values()
-        .filter(|r| r.owner == installed.account)
-        .all(|r| r.selected);
+    let everything = world.repositories.values().filter(|r| r.owner == installed.account).all(|r| r.selected);
     json!({
         "id": installed.id,
         "account": account(world, owner),
@@ -240,10 +227,7 @@ pub fn runner(world: &World, runner: &Runner) -> Value {
 
 /// `runner-groups-org`.
 pub fn runner_group(world: &World, org: &Account, group: &RunnerGroup) -> Value {
-    let url = format!(
-        "{}/orgs/{}/actions/runner-groups/{}",
-        world.api_url, org.login, group.id
-    );
+    let url = format!("{}/orgs/{}/actions/runner-groups/{}", world.api_url, org.login, group.id);
     json!({
         "id": group.id,
         "name": group.name,
@@ -316,9 +300,7 @@ pub fn latest_jobs<'a>(world: &'a World, run: &'a Run) -> impl Iterator<Item = &
 pub fn run_state(world: &World, run: &Run) -> (Status, Option<&'static str>) {
     let jobs: Vec<&Job> = latest_jobs(world, run).collect();
     let any = |status: Status| jobs.iter().any(|j| j.status == status);
-    let status = [Status::InProgress, Status::Queued, Status::Waiting]
-        .into_iter()
-        .find(|s| any(*s));
+    let status = [Status::InProgress, Status::Queued, Status::Waiting].into_iter().find(|s| any(*s));
     match status {
         Some(status) => (status, None),
         None => (Status::Completed, Some(run_conclusion(&jobs))),
@@ -340,10 +322,7 @@ pub fn run(world: &World, run: &Run) -> Value {
     let repository = &world.repositories[&run.repository];
     let minimal = Value::Object(minimal_repository(world, repository));
     let full_name = world.full_name(repository);
-    let url = format!(
-        "{}/repos/{full_name}/actions/runs/{}",
-        world.api_url, run.id
-    );
+    let url = format!("{}/repos/{full_name}/actions/runs/{}", world.api_url, run.id);
     let (status, conclusion) = run_state(world, run);
     let made = time(run.created_at);
     let actor = account(world, world.owner(repository));

@@ -37,17 +37,12 @@ impl ServerTls {
         let mut ca = CertificateParams::default();
         ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        ca.distinguished_name
-            .push(DnType::CommonName, "simulated GitHub CA");
+        ca.distinguished_name.push(DnType::CommonName, "simulated GitHub CA");
         let ca_pem = ca.self_signed(&ca_key).map_err(TlsError::Make)?.pem();
         let key = KeyPair::generate().map_err(TlsError::Make)?;
         let mut params = CertificateParams::new(names.to_vec()).map_err(TlsError::Make)?;
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "simulated GitHub");
-        let cert = params
-            .signed_by(&key, &Issuer::new(ca, ca_key))
-            .map_err(TlsError::Make)?;
+        params.distinguished_name.push(DnType::CommonName, "simulated GitHub");
+        let cert = params.signed_by(&key, &Issuer::new(ca, ca_key)).map_err(TlsError::Make)?;
         let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -56,10 +51,7 @@ impl ServerTls {
             .with_single_cert(vec![cert.der().clone()], private)
             .map_err(TlsError::Rustls)?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Self {
-            ca_pem,
-            config: Arc::new(config),
-        })
+        Ok(Self { ca_pem, config: Arc::new(config) })
     }
 }
 
@@ -67,15 +59,11 @@ impl ServerTls {
 pub fn client_config(ca_pem: Option<&str>) -> Result<ClientConfig, TlsError> {
     let mut roots = RootCertStore::empty();
     for cert in CertificateDer::pem_slice_iter(ca_pem.unwrap_or_default().as_bytes()) {
-        roots
-            .add(cert.map_err(TlsError::Pem)?)
-            .map_err(TlsError::Rustls)?;
+        roots.add(cert.map_err(TlsError::Pem)?).map_err(TlsError::Rustls)?;
     }
-    Ok(
-        ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(TlsError::Rustls)?
-            .with_root_certificates(roots)
-            .with_no_client_auth(),
-    )
+    Ok(ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Rustls)?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
 }

@@ -23,9 +23,9 @@ use crate::github::{GitHub, OptionsError};
 use crate::hypervisor::Hypervisor;
 use crate::intake::Intake;
 use crate::lifecycle::Machine;
+use crate::metrics::Metrics;
 use crate::secrets::files::PrivateFileError;
 use crate::secrets::{KeyRing, SecretsError};
-use crate::metrics::Metrics;
 use crate::store::StoreError;
 use crate::store::embedded::EmbeddedError;
 use crate::wake::Wakes;
@@ -272,8 +272,7 @@ impl Roles<'_> {
             metrics: &metrics,
         };
         let servers = Servers::start(&backing, self.shutdown)?;
-        let (watched, pool, stop) =
-            (Arc::clone(&readiness), self.databases.gateway.clone(), self.shutdown.clone());
+        let (watched, pool, stop) = (Arc::clone(&readiness), self.databases.gateway.clone(), self.shutdown.clone());
         self.tasks.spawn(async move { watched.watch_database(pool, stop).await });
         Ok(Started { intake, machine, fleet, wakes, readiness, servers })
     }

@@ -77,7 +77,8 @@ impl Servers {
             security_txt: None,
         };
         let listen = backing.config.web.listen;
-        let (running, tls) = servers::start_public(listen, &tls_mode(backing.config), public_router(state), stop.clone())?;
+        let (running, tls) =
+            servers::start_public(listen, &tls_mode(backing.config), public_router(state), stop.clone())?;
         tracing::info!(address = %running.address, "deliveries are taken");
         self.public = Some(running.address);
         self.tls = tls;

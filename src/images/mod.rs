@@ -237,7 +237,8 @@ impl ImageStore {
             let name = entry.file_name().to_string_lossy().into_owned();
             let maker = name.strip_prefix(UNFINISHED).and_then(|rest| rest.rsplit('-').next()?.parse().ok());
             let Some(maker) = maker else { continue };
-            let alive = nix::sys::signal::kill(nix::unistd::Pid::from_raw(maker), None) != Err(nix::errno::Errno::ESRCH);
+            let alive =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(maker), None) != Err(nix::errno::Errno::ESRCH);
             if !alive && let Err(error) = tree::remove(&entry.path()) {
                 tracing::warn!(path = %entry.path().display(), %error, "an unfinished import stays");
             }

@@ -293,7 +293,9 @@ async fn an_outage_of_github_delays_and_loses_nothing() {
     world.github.switch(|switches| switches.outage = true);
     world.machines.heal(Step::Ready);
     world.vms_are("bound", 1).await;
-    world.until("minting was tried", async || world.texts("SELECT state FROM runners WHERE tries > 0").await.len() == 1).await;
+    world
+        .until("minting was tried", async || world.texts("SELECT state FROM runners WHERE tries > 0").await.len() == 1)
+        .await;
     world.github.switch(|switches| switches.outage = false);
     let done = world.github.job_completed(job.id, SOON * 2).await.expect("the job is completed");
     assert_eq!(done.conclusion, Some(Conclusion::Success));

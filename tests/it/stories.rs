@@ -103,9 +103,7 @@ async fn a_job_without_our_label_is_not_ours_but_says_why() {
     let world = World::new().await;
     let job = world.github.queue_job(&world.repo, &["ubuntu-latest"], JobScript::new());
     world
-        .until("the refusal is there", async || {
-            world.texts("SELECT reason FROM refusals").await == ["label_unknown"]
-        })
+        .until("the refusal is there", async || world.texts("SELECT reason FROM refusals").await == ["label_unknown"])
         .await;
     world.github.cancel(job);
     world.nothing_is_left().await;

@@ -37,9 +37,7 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .init();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let args = Args::parse();
     let ca = args.webhook_ca.as_deref().map(read).transpose()?;
     let options = Options {
@@ -54,9 +52,7 @@ async fn main() -> anyhow::Result<()> {
     let github = FakeGitHub::start(options).await?;
     describe(&github, &args.dir)?;
     println!("{}", github.url());
-    tokio::signal::ctrl_c()
-        .await
-        .context("cannot wait for a signal")
+    tokio::signal::ctrl_c().await.context("cannot wait for a signal")
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {
@@ -78,8 +74,7 @@ fn describe(github: &FakeGitHub, dir: &Path) -> anyhow::Result<()> {
         "control_token": github.control_token(),
     });
     write(dir, "github.json.new", &about.to_string())?;
-    std::fs::rename(dir.join("github.json.new"), dir.join("github.json"))
-        .context("cannot name github.json")
+    std::fs::rename(dir.join("github.json.new"), dir.join("github.json")).context("cannot name github.json")
 }
 
 fn write(dir: &Path, name: &str, text: &str) -> anyhow::Result<()> {
@@ -93,6 +88,5 @@ fn write(dir: &Path, name: &str, text: &str) -> anyhow::Result<()> {
         .mode(0o600)
         .open(&path)
         .with_context(|| format!("cannot write {}", path.display()))?;
-    file.write_all(text.as_bytes())
-        .with_context(|| format!("cannot write {}", path.display()))
+    file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
 }

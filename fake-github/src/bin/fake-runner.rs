@@ -29,16 +29,8 @@ fn main() -> ExitCode {
 /// The runner's directory: where the program lies, unless `--dir` names another.
 fn directory() -> PathBuf {
     let mut arguments = std::env::args_os().skip_while(|a| a != "--dir").skip(1);
-    let own = || {
-        std::env::current_exe()
-            .ok()
-            .and_then(|exe| exe.parent().map(PathBuf::from))
-    };
-    arguments
-        .next()
-        .map(PathBuf::from)
-        .or_else(own)
-        .unwrap_or_else(|| PathBuf::from("."))
+    let own = || std::env::current_exe().ok().and_then(|exe| exe.parent().map(PathBuf::from));
+    arguments.next().map(PathBuf::from).or_else(own).unwrap_or_else(|| PathBuf::from("."))
 }
 
 /// The JIT configuration. A process cannot clear its own first environment, which its jobs could read in /proc; so the
@@ -46,33 +38,24 @@ fn directory() -> PathBuf {
 fn jit() -> Result<String, String> {
     if std::env::args_os().any(|a| a == AGAIN) {
         let mut text = String::new();
-        let read = std::io::stdin()
-            .take(JIT_LIMIT as u64)
-            .read_to_string(&mut text);
+        let read = std::io::stdin().take(JIT_LIMIT as u64).read_to_string(&mut text);
         return read
             .map(|_| text)
             .map_err(|e| format!("the JIT configuration cannot be read from standard input: {e}"));
     }
-    let jit = std::env::var(JIT_ENV)
-        .map_err(|_| format!("{JIT_ENV} holds no JIT configuration; set it and try again"))?;
+    let jit =
+        std::env::var(JIT_ENV).map_err(|_| format!("{JIT_ENV} holds no JIT configuration; set it and try again"))?;
     if jit.len() >= JIT_LIMIT {
-        return Err(format!(
-            "{JIT_ENV} is longer than {JIT_LIMIT} bytes, so it is no JIT configuration"
-        ));
+        return Err(format!("{JIT_ENV} is longer than {JIT_LIMIT} bytes, so it is no JIT configuration"));
     }
-    let failed =
-        |e: std::io::Error| format!("the runner cannot start itself without {JIT_ENV}: {e}");
+    let failed = |e: std::io::Error| format!("the runner cannot start itself without {JIT_ENV}: {e}");
     let (reader, mut writer) = std::io::pipe().map_err(failed)?;
     // The limit is a pipe's capacity, so this does not block.
     writer.write_all(jit.as_bytes()).map_err(failed)?;
     drop(writer);
     let program = std::env::current_exe().map_err(failed)?;
-    let error = Command::new(program)
-        .args(std::env::args_os().skip(1))
-        .arg(AGAIN)
-        .env_remove(JIT_ENV)
-        .stdin(reader)
-        .exec();
+    let error =
+        Command::new(program).args(std::env::args_os().skip(1)).arg(AGAIN).env_remove(JIT_ENV).stdin(reader).exec();
     Err(failed(error))
 }
 

@@ -45,19 +45,12 @@ pub fn router(hub: Arc<Hub>) -> Router<Arc<Hub>> {
 }
 
 async fn authorise(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
-    let given = request
-        .headers()
-        .get(AUTHORIZATION)
-        .map(|v| v.as_bytes())
-        .unwrap_or_default();
+    let given = request.headers().get(AUTHORIZATION).map(|v| v.as_bytes()).unwrap_or_default();
     let wanted = format!("Bearer {}", hub.wiring.control_token);
     if bool::from(given.ct_eq(wanted.as_bytes())) {
         next.run(request).await
     } else {
-        failed(
-            StatusCode::UNAUTHORIZED,
-            "/_control needs the control token as a bearer",
-        )
+        failed(StatusCode::UNAUTHORIZED, "/_control needs the control token as a bearer")
     }
 }
 
@@ -82,10 +75,7 @@ struct Webhook {
 async fn webhook(State(hub): State<Arc<Hub>>, Json(to): Json<Webhook>) -> Response {
     match Target::new(&to.url, to.ca_pem.as_deref()) {
         Ok(target) => {
-            *hub.wiring
-                .target
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner) = Some(target);
+            *hub.wiring.target.lock().unwrap_or_else(PoisonError::into_inner) = Some(target);
             StatusCode::NO_CONTENT.into_response()
         }
         Err(e) => failed(StatusCode::UNPROCESSABLE_ENTITY, &e.to_string()),
@@ -133,8 +123,7 @@ fn merge(into: &mut Value, patch: Value) {
 }
 
 async fn jobs(State(hub): State<Arc<Hub>>) -> Response {
-    let jobs: Vec<JobView> =
-        hub.read(|w| w.jobs.keys().filter_map(|id| JobView::of(w, *id)).collect());
+    let jobs: Vec<JobView> = hub.read(|w| w.jobs.keys().filter_map(|id| JobView::of(w, *id)).collect());
     Json(jobs).into_response()
 }
 
@@ -159,19 +148,10 @@ struct Wait {
 }
 
 /// Answers the job when it is where it is awaited; 408 when that took too long.
-async fn wait(
-    State(hub): State<Arc<Hub>>,
-    Path(id): Path<u64>,
-    Query(wait): Query<Wait>,
-) -> Response {
+async fn wait(State(hub): State<Arc<Hub>>, Path(id): Path<u64>, Query(wait): Query<Wait>) -> Response {
     let within = Duration::from_millis(wait.within_ms).min(LONGEST_WAIT);
     let what = format!("job {id} {}", wait.status.word());
-    match hub
-        .wait(&what, within, |w| {
-            JobView::of(w, id).filter(|j| j.status == wait.status)
-        })
-        .await
-    {
+    match hub.wait(&what, within, |w| JobView::of(w, id).filter(|j| j.status == wait.status)).await {
         Ok(job) => Json(job).into_response(),
         Err(late) => failed(StatusCode::REQUEST_TIMEOUT, &late.to_string()),
     }

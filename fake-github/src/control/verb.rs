@@ -15,17 +15,9 @@ pub enum Verb {
     /// Answers an installation.
     Install { account: String, kind: AccountKind },
     /// Answers a repository.
-    Repository {
-        installation: u64,
-        name: String,
-        visibility: Visibility,
-    },
+    Repository { installation: u64, name: String, visibility: Visibility },
     /// Answers a job handle.
-    QueueJob {
-        repository: u64,
-        labels: Vec<String>,
-        script: JobScript,
-    },
+    QueueJob { repository: u64, labels: Vec<String>, script: JobScript },
     /// Cancels a job.
     Cancel { job: u64 },
     /// Puts a job before a gate.
@@ -43,28 +35,17 @@ pub enum Verb {
     /// Removes the App.
     Uninstall { installation: u64 },
     /// Changes a granted permission; without a level it is taken away.
-    Grant {
-        installation: u64,
-        permission: String,
-        level: Option<String>,
-    },
+    Grant { installation: u64, permission: String, level: Option<String> },
     /// Allows or forbids runners on single repositories.
     ForbidRepositoryRunners { installation: u64, forbid: bool },
     /// Answers the group's id.
-    RunnerGroup {
-        account: u64,
-        name: String,
-        repositories: BTreeSet<u64>,
-    },
+    RunnerGroup { account: u64, name: String, repositories: BTreeSet<u64> },
     /// Renames an account.
     RenameAccount { installation: u64, login: String },
     /// Renames a repository.
     Rename { repository: u64, name: String },
     /// Makes it public or private.
-    SetVisibility {
-        repository: u64,
-        visibility: Visibility,
-    },
+    SetVisibility { repository: u64, visibility: Visibility },
     /// Moves it to another account.
     Transfer { repository: u64, installation: u64 },
     /// Deletes it.
@@ -88,33 +69,19 @@ impl Verb {
     pub fn act(self, w: &mut World) -> Option<Value> {
         match self {
             Self::Install { account, kind } => Some(json!(w.installed(&account, kind))),
-            Self::Repository {
-                installation,
-                name,
-                visibility,
-            } => w
-                .repository_handle(installation, &name, visibility)
-                .map(|r| json!(r)),
-            Self::QueueJob {
-                repository,
-                labels,
-                script,
-            } => w.job_handle(repository, labels, script).map(|j| json!(j)),
+            Self::Repository { installation, name, visibility } => {
+                w.repository_handle(installation, &name, visibility).map(|r| json!(r))
+            }
+            Self::QueueJob { repository, labels, script } => w.job_handle(repository, labels, script).map(|j| json!(j)),
             Self::Rerun { job } => w.rerun(&[job]).map(|ids| json!(ids[0])),
-            Self::RunnerGroup {
-                account,
-                name,
-                repositories,
-            } => {
+            Self::RunnerGroup { account, name, repositories } => {
                 let known = w.accounts.contains_key(&account);
                 known.then(|| json!(w.add_group(account, &name, Some(repositories))))
             }
             Self::RemoveRunner { runner } => Some(json!(w.remove_runner(runner))),
             Self::SendEvent { event, payload } => Some(json!(w.send_event(event, payload))),
             Self::Ping => Some(json!(w.ping())),
-            Self::MoveClock { seconds } => {
-                Some(json!(w.move_clock(chrono::Duration::seconds(seconds))))
-            }
+            Self::MoveClock { seconds } => Some(json!(w.move_clock(chrono::Duration::seconds(seconds)))),
             Self::Exhaust { installation } => Some(json!(w.exhaust(&installation.to_string()))),
             change => change.done(w).then_some(Value::Null),
         }
@@ -130,33 +97,14 @@ impl Verb {
             Self::Suspend { installation } => w.suspend(installation),
             Self::Unsuspend { installation } => w.unsuspend(installation),
             Self::Uninstall { installation } => w.uninstall(installation),
-            Self::Grant {
-                installation,
-                permission,
-                level,
-            } => w.grant(installation, &permission, level.as_deref()),
-            Self::ForbidRepositoryRunners {
-                installation,
-                forbid,
-            } => w.forbid_repository_runners(installation, forbid),
-            Self::RenameAccount {
-                installation,
-                login,
-            } => w.rename_account(installation, &login),
+            Self::Grant { installation, permission, level } => w.grant(installation, &permission, level.as_deref()),
+            Self::ForbidRepositoryRunners { installation, forbid } => w.forbid_repository_runners(installation, forbid),
+            Self::RenameAccount { installation, login } => w.rename_account(installation, &login),
             Self::Rename { repository, name } => w.rename(repository, &name),
-            Self::SetVisibility {
-                repository,
-                visibility,
-            } => w.set_visibility(repository, visibility),
-            Self::Transfer {
-                repository,
-                installation,
-            } => w.transfer(repository, installation),
+            Self::SetVisibility { repository, visibility } => w.set_visibility(repository, visibility),
+            Self::Transfer { repository, installation } => w.transfer(repository, installation),
             Self::DeleteRepository { repository } => w.delete_repository(repository),
-            Self::Select {
-                repository,
-                selected,
-            } => w.select(repository, selected),
+            Self::Select { repository, selected } => w.select(repository, selected),
             answered => unreachable!("{answered:?} has an answer of its own"),
         }
     }

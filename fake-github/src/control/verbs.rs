@@ -14,41 +14,20 @@ impl World {
     /// [`World::install`], with a handle.
     pub fn installed(&mut self, account: &str, kind: AccountKind) -> Installation {
         let id = self.install(account, kind);
-        Installation {
-            id,
-            account: account.into(),
-            account_id: self.installations[&id].account,
-        }
+        Installation { id, account: account.into(), account_id: self.installations[&id].account }
     }
 
     /// [`World::add_repository`], with a handle.
-    pub fn repository_handle(
-        &mut self,
-        installation: u64,
-        name: &str,
-        visibility: Visibility,
-    ) -> Option<Repo> {
+    pub fn repository_handle(&mut self, installation: u64, name: &str, visibility: Visibility) -> Option<Repo> {
         let id = self.add_repository(installation, name, visibility)?;
-        Some(Repo {
-            id,
-            full_name: self.full_name(&self.repositories[&id]),
-            installation,
-        })
+        Some(Repo { id, full_name: self.full_name(&self.repositories[&id]), installation })
     }
 
     /// [`World::queue_job`], with a handle; `None`: no such repository.
-    pub fn job_handle(
-        &mut self,
-        repository: u64,
-        labels: Vec<String>,
-        script: JobScript,
-    ) -> Option<JobHandle> {
+    pub fn job_handle(&mut self, repository: u64, labels: Vec<String>, script: JobScript) -> Option<JobHandle> {
         self.repositories.get(&repository)?;
         let id = self.queue_job(repository, labels, script);
-        Some(JobHandle {
-            id,
-            run_id: self.jobs[&id].run,
-        })
+        Some(JobHandle { id, run_id: self.jobs[&id].run })
     }
 }
 
@@ -61,17 +40,13 @@ impl FakeGitHub {
 
     /// The account gets a repository.
     pub fn repository(&self, of: &Installation, name: &str, visibility: Visibility) -> Repo {
-        self.hub
-            .change(|w| w.repository_handle(of.id, name, visibility))
-            .expect("the installation exists")
+        self.hub.change(|w| w.repository_handle(of.id, name, visibility)).expect("the installation exists")
     }
 
     /// A push queues a job.
     pub fn queue_job(&self, on: &Repo, labels: &[&str], script: JobScript) -> JobHandle {
         let labels = labels.iter().map(|l| (*l).to_owned()).collect();
-        self.hub
-            .change(|w| w.job_handle(on.id, labels, script))
-            .expect("the repository exists")
+        self.hub.change(|w| w.job_handle(on.id, labels, script)).expect("the repository exists")
     }
 
     /// Somebody cancels a job. False: it had ended.
@@ -91,14 +66,8 @@ impl FakeGitHub {
 
     /// Somebody runs an ended job again: a new attempt with a new job id.
     pub fn rerun(&self, job: JobHandle) -> JobHandle {
-        let again = self
-            .hub
-            .change(|w| w.rerun(&[job.id]))
-            .expect("the job has ended");
-        JobHandle {
-            id: again[0],
-            run_id: job.run_id,
-        }
+        let again = self.hub.change(|w| w.rerun(&[job.id])).expect("the job has ended");
+        JobHandle { id: again[0], run_id: job.run_id }
     }
 
     /// GitHub takes a running job back into the queue. False: it does not run.
@@ -108,109 +77,69 @@ impl FakeGitHub {
 
     /// The account suspends the App.
     pub fn suspend(&self, installation: &Installation) {
-        assert!(
-            self.hub.change(|w| w.suspend(installation.id)),
-            "no such installation"
-        );
+        assert!(self.hub.change(|w| w.suspend(installation.id)), "no such installation");
     }
 
     /// The account lifts the suspension.
     pub fn unsuspend(&self, installation: &Installation) {
-        assert!(
-            self.hub.change(|w| w.unsuspend(installation.id)),
-            "no such installation"
-        );
+        assert!(self.hub.change(|w| w.unsuspend(installation.id)), "no such installation");
     }
 
     /// The account removes the App.
     pub fn uninstall(&self, installation: &Installation) {
-        assert!(
-            self.hub.change(|w| w.uninstall(installation.id)),
-            "no such installation"
-        );
+        assert!(self.hub.change(|w| w.uninstall(installation.id)), "no such installation");
     }
 
     /// The account grants another level of a permission; `None` takes it away.
     pub fn grant(&self, installation: &Installation, permission: &str, level: Option<&str>) {
-        assert!(
-            self.hub
-                .change(|w| w.grant(installation.id, permission, level)),
-            "no such installation"
-        );
+        assert!(self.hub.change(|w| w.grant(installation.id, permission, level)), "no such installation");
     }
 
     /// The organisation allows or forbids runners on single repositories.
     pub fn forbid_repository_runners(&self, installation: &Installation, forbid: bool) {
-        let done = self
-            .hub
-            .change(|w| w.forbid_repository_runners(installation.id, forbid));
+        let done = self.hub.change(|w| w.forbid_repository_runners(installation.id, forbid));
         assert!(done, "no such installation");
     }
 
     /// The organisation makes a runner group for some repositories. Answers the group's id.
     pub fn runner_group(&self, of: &Installation, name: &str, repositories: &[&Repo]) -> u64 {
         let ids = repositories.iter().map(|r| r.id).collect();
-        self.hub
-            .change(|w| w.add_group(of.account_id, name, Some(ids)))
+        self.hub.change(|w| w.add_group(of.account_id, name, Some(ids)))
     }
 
     /// The account changes its name.
     pub fn rename_account(&self, installation: &Installation, login: &str) {
-        assert!(
-            self.hub
-                .change(|w| w.rename_account(installation.id, login)),
-            "no such installation"
-        );
+        assert!(self.hub.change(|w| w.rename_account(installation.id, login)), "no such installation");
     }
 
     /// The repository changes its name.
     pub fn rename(&self, repo: &Repo, name: &str) {
-        assert!(
-            self.hub.change(|w| w.rename(repo.id, name)),
-            "no such repository"
-        );
+        assert!(self.hub.change(|w| w.rename(repo.id, name)), "no such repository");
     }
 
     /// The repository becomes public.
     pub fn publicize(&self, repo: &Repo) {
-        assert!(
-            self.hub
-                .change(|w| w.set_visibility(repo.id, Visibility::Public)),
-            "no such repository"
-        );
+        assert!(self.hub.change(|w| w.set_visibility(repo.id, Visibility::Public)), "no such repository");
     }
 
     /// The repository becomes private.
     pub fn privatize(&self, repo: &Repo) {
-        assert!(
-            self.hub
-                .change(|w| w.set_visibility(repo.id, Visibility::Private)),
-            "no such repository"
-        );
+        assert!(self.hub.change(|w| w.set_visibility(repo.id, Visibility::Private)), "no such repository");
     }
 
     /// The repository moves to another installed account.
     pub fn transfer(&self, repo: &Repo, to: &Installation) {
-        assert!(
-            self.hub.change(|w| w.transfer(repo.id, to.id)),
-            "no such repository or installation"
-        );
+        assert!(self.hub.change(|w| w.transfer(repo.id, to.id)), "no such repository or installation");
     }
 
     /// The repository is deleted.
     pub fn delete_repository(&self, repo: &Repo) {
-        assert!(
-            self.hub.change(|w| w.delete_repository(repo.id)),
-            "no such repository"
-        );
+        assert!(self.hub.change(|w| w.delete_repository(repo.id)), "no such repository");
     }
 
     /// The account takes the repository out of, or back into, what the App reaches.
     pub fn select(&self, repo: &Repo, selected: bool) {
-        assert!(
-            self.hub.change(|w| w.select(repo.id, selected)),
-            "no such repository"
-        );
+        assert!(self.hub.change(|w| w.select(repo.id, selected)), "no such repository");
     }
 
     /// GitHub sends `ping`.
@@ -236,13 +165,7 @@ impl FakeGitHub {
     /// The next `times` calls of a route (`POST /app/installations/{installation_id}/access_tokens`) answer `status`,
     /// before or after they had their effect.
     pub fn fail_next(&self, route: &str, status: u16, times: u32, after_effect: bool) {
-        let failure = Failure {
-            route: route.into(),
-            status,
-            times,
-            after_effect,
-            retry_after_s: None,
-        };
+        let failure = Failure { route: route.into(), status, times, after_effect, retry_after_s: None };
         self.switch(|s| s.failures.push(failure));
     }
 
@@ -253,8 +176,7 @@ impl FakeGitHub {
 
     /// Moves GitHub's clock, backwards with a negative number.
     pub fn move_clock(&self, seconds: i64) {
-        self.hub
-            .change(|w| w.move_clock(chrono::Duration::seconds(seconds)));
+        self.hub.change(|w| w.move_clock(chrono::Duration::seconds(seconds)));
     }
 }
 
@@ -267,8 +189,7 @@ impl FakeGitHub {
 
     /// All jobs.
     pub fn jobs(&self) -> Vec<JobView> {
-        self.hub
-            .read(|w| w.jobs.keys().filter_map(|id| JobView::of(w, *id)).collect())
+        self.hub.read(|w| w.jobs.keys().filter_map(|id| JobView::of(w, *id)).collect())
     }
 
     /// What a job's runner streamed.
@@ -278,22 +199,17 @@ impl FakeGitHub {
 
     /// The runners registered on a repository.
     pub fn runners(&self, repo: &Repo) -> Vec<RunnerView> {
-        self.all_runners()
-            .into_iter()
-            .filter(|r| r.repository == Some(repo.id))
-            .collect()
+        self.all_runners().into_iter().filter(|r| r.repository == Some(repo.id)).collect()
     }
 
     /// Every registered runner.
     pub fn all_runners(&self) -> Vec<RunnerView> {
-        self.hub
-            .read(|w| w.runners.values().map(RunnerView::of).collect())
+        self.hub.read(|w| w.runners.values().map(RunnerView::of).collect())
     }
 
     /// Attempts to deliver, oldest first.
     pub fn deliveries(&self) -> Vec<DeliveryView> {
-        self.hub
-            .read(|w| w.log.iter().map(DeliveryView::of).collect())
+        self.hub.read(|w| w.log.iter().map(DeliveryView::of).collect())
     }
 
     /// Sends a delivery again, as the button in GitHub's settings does. False: no such attempt in the log.
@@ -301,17 +217,12 @@ impl FakeGitHub {
         let Some(delivery) = self.hub.read(|w| w.attempt(id).map(|r| r.delivery.clone())) else {
             return false;
         };
-        self.hub
-            .wiring
-            .redeliveries
-            .send(crate::webhooks::sender::Redelivery { delivery })
-            .is_ok()
+        self.hub.wiring.redeliveries.send(crate::webhooks::sender::Redelivery { delivery }).is_ok()
     }
 
     /// How often a route was called: `GET /app`, `DELETE /repos/{owner}/{repo}/actions/runners/{runner_id}`.
     pub fn requests(&self, route: &str) -> u64 {
-        self.hub
-            .read(|w| w.requests.get(route).copied().unwrap_or_default())
+        self.hub.read(|w| w.requests.get(route).copied().unwrap_or_default())
     }
 }
 
@@ -323,34 +234,20 @@ impl FakeGitHub {
     }
 
     /// Waits until a job is somewhere.
-    pub async fn job_reached(
-        &self,
-        id: u64,
-        status: Status,
-        within: Duration,
-    ) -> Result<JobView, Late> {
+    pub async fn job_reached(&self, id: u64, status: Status, within: Duration) -> Result<JobView, Late> {
         let what = format!("job {id} {}", status.word());
-        self.hub
-            .wait(&what, within, |w| {
-                JobView::of(w, id).filter(|j| j.status == status)
-            })
-            .await
+        self.hub.wait(&what, within, |w| JobView::of(w, id).filter(|j| j.status == status)).await
     }
 
     /// Waits until every event was sent (or dropped) and answered. Answers how many attempts failed.
     pub async fn deliveries_settled(&self, within: Duration) -> Result<usize, Late> {
-        let failed =
-            |w: &World| (w.in_flight == 0).then(|| w.log.iter().filter(|r| !r.ok()).count());
+        let failed = |w: &World| (w.in_flight == 0).then(|| w.log.iter().filter(|r| !r.ok()).count());
         self.hub.wait("every event delivered", within, failed).await
     }
 
     /// Waits until no runner is registered.
     pub async fn no_runners(&self, within: Duration) -> Result<(), Late> {
-        self.hub
-            .wait("no runner registered", within, |w| {
-                w.runners.is_empty().then_some(())
-            })
-            .await
+        self.hub.wait("no runner registered", within, |w| w.runners.is_empty().then_some(())).await
     }
 
     /// Waits until `look` answers something; `what` names it when the deadline passes.

@@ -90,11 +90,7 @@ impl JobView {
             status: job.status,
             conclusion: job.conclusion,
             runner: job.runner.clone(),
-            steps: job
-                .steps
-                .iter()
-                .map(|s| (s.name.clone(), s.conclusion))
-                .collect(),
+            steps: job.steps.iter().map(|s| (s.name.clone(), s.conclusion)).collect(),
             note: job.note.clone(),
             created_at: job.created_at,
             started_at: job.started_at,

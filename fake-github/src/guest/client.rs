@@ -12,8 +12,7 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
 use crate::protocol::{
-    Complete, Conclusion, DEPRECATED, Heartbeat, Jit, JobMessage, LogLines, OpenSession, Refusal,
-    Session, StepReport,
+    Complete, Conclusion, DEPRECATED, Heartbeat, Jit, JobMessage, LogLines, OpenSession, Refusal, Session, StepReport,
 };
 
 /// Longer than the server's poll.
@@ -62,9 +61,7 @@ impl Client {
             Some(pem) => vec![Certificate::from_pem(pem.as_bytes()).map_err(ClientError::Ca)?],
             None => Vec::new(),
         };
-        let tls = TlsConfig::builder()
-            .root_certs(RootCerts::Specific(Arc::new(roots)))
-            .build();
+        let tls = TlsConfig::builder().root_certs(RootCerts::Specific(Arc::new(roots))).build();
         let agent = Agent::config_builder()
             .tls_config(tls)
             .timeout_global(Some(CALL_TIMEOUT))
@@ -72,11 +69,7 @@ impl Client {
             .proxy(None)
             .build()
             .new_agent();
-        Ok(Self {
-            agent,
-            server: jit.server.clone(),
-            bearer: jit.token.clone(),
-        })
+        Ok(Self { agent, server: jit.server.clone(), bearer: jit.token.clone() })
     }
 
     /// Goes on with the session's credential.
@@ -90,23 +83,14 @@ impl Client {
             "macos" => "macOS",
             _ => "Linux",
         };
-        self.post(
-            "sessions",
-            &OpenSession {
-                version: version.into(),
-                os: os.into(),
-            },
-        )
+        self.post("sessions", &OpenSession { version: version.into(), os: os.into() })
     }
 
     /// Waits for a job.
     pub fn next_job(&self) -> Result<JobMessage, ClientError> {
         loop {
             let answer = self.patiently(|| {
-                self.agent
-                    .get(self.url("message"))
-                    .header("authorization", self.authorization())
-                    .call()
+                self.agent.get(self.url("message")).header("authorization", self.authorization()).call()
             })?;
             if answer.status() != StatusCode::NO_CONTENT {
                 return read(answer);
@@ -116,8 +100,7 @@ impl Client {
 
     /// Tells that the runner lives. Says whether the job was cancelled.
     pub fn heartbeat(&self) -> Result<bool, ClientError> {
-        self.post::<Heartbeat>("heartbeat", &())
-            .map(|h| h.cancelled)
+        self.post::<Heartbeat>("heartbeat", &()).map(|h| h.cancelled)
     }
 
     /// Sends output.
@@ -143,34 +126,17 @@ impl Client {
         format!("Bearer {}", self.bearer)
     }
 
-    fn send(
-        &self,
-        path: &str,
-        body: &impl Serialize,
-    ) -> Result<ureq::http::Response<Body>, ClientError> {
-        self.patiently(|| {
-            self.agent
-                .post(self.url(path))
-                .header("authorization", self.authorization())
-                .send_json(body)
-        })
+    fn send(&self, path: &str, body: &impl Serialize) -> Result<ureq::http::Response<Body>, ClientError> {
+        self.patiently(|| self.agent.post(self.url(path)).header("authorization", self.authorization()).send_json(body))
     }
 
-    fn post<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        body: &impl Serialize,
-    ) -> Result<T, ClientError> {
+    fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
         read(self.send(path, body)?)
     }
 
     fn tell(&self, path: &str, body: &impl Serialize) -> Result<(), ClientError> {
         let answer = self.send(path, body)?;
-        if answer.status().is_success() {
-            Ok(())
-        } else {
-            Err(refused(answer))
-        }
+        if answer.status().is_success() { Ok(()) } else { Err(refused(answer)) }
     }
 
     /// Calls until there is an answer below 500, for [`PATIENCE`] at most.
@@ -197,22 +163,11 @@ fn read<T: DeserializeOwned>(mut answer: ureq::http::Response<Body>) -> Result<T
     if !answer.status().is_success() {
         return Err(refused(answer));
     }
-    answer
-        .body_mut()
-        .with_config()
-        .limit(ANSWER_LIMIT)
-        .read_json()
-        .map_err(ClientError::Answer)
+    answer.body_mut().with_config().limit(ANSWER_LIMIT).read_json().map_err(ClientError::Answer)
 }
 
 fn refused(mut answer: ureq::http::Response<Body>) -> ClientError {
-    let message = answer
-        .body_mut()
-        .read_json::<Refusal>()
-        .map_or_else(|e| e.to_string(), |r| r.message);
+    let message = answer.body_mut().read_json::<Refusal>().map_or_else(|e| e.to_string(), |r| r.message);
     let deprecated = message.ends_with(DEPRECATED);
-    ClientError::Refused {
-        message,
-        deprecated,
-    }
+    ClientError::Refused { message, deprecated }
 }

@@ -68,14 +68,7 @@ pub fn run(
     let mask = Mask::new(message.secrets.values());
     let lines = setup_lines(dir).iter().map(|l| mask.apply(l)).collect();
     client.log(lines).map_err(JobError::Client)?;
-    let mut job = Job {
-        client,
-        mask,
-        secrets: &message.secrets,
-        work: &work,
-        heartbeat,
-        beat_at: Instant::now(),
-    };
+    let mut job = Job { client, mask, secrets: &message.secrets, work: &work, heartbeat, beat_at: Instant::now() };
     let conclusion = job.steps(&message.steps);
     // The machine is destroyed after this job; what cannot be removed goes with it.
     std::fs::remove_dir_all(&work).ok();
@@ -88,33 +81,21 @@ fn fresh_work_dir(dir: &Path, work_folder: &str, job: u64) -> Result<PathBuf, Jo
         return Ok(wanted);
     }
     // The runner's directory may be read-only.
-    let dir = std::env::temp_dir()
-        .join(format!("runner-{}", std::process::id()))
-        .join(job.to_string());
-    std::fs::create_dir_all(&dir).map_err(|source| JobError::Work {
-        dir: dir.clone(),
-        source,
-    })?;
+    let dir = std::env::temp_dir().join(format!("runner-{}", std::process::id())).join(job.to_string());
+    std::fs::create_dir_all(&dir).map_err(|source| JobError::Work { dir: dir.clone(), source })?;
     Ok(dir)
 }
 
 /// What the real runner prints into the job's "Set up job" group.
 fn setup_lines(dir: &Path) -> Vec<String> {
-    let mut lines = vec![
-        "##[group]Set up job".to_owned(),
-        format!("Current runner version: '{}'", super::VERSION),
-    ];
+    let mut lines = vec!["##[group]Set up job".to_owned(), format!("Current runner version: '{}'", super::VERSION)];
     if let Ok(text) = std::fs::read_to_string(dir.join(SETUP_INFO)) {
         match serde_json::from_str::<Vec<SetupGroup>>(&text) {
             Ok(groups) => lines.extend(groups.iter().flat_map(|g| {
                 let details = g.detail.lines().map(str::to_owned);
-                std::iter::once(format!("##[group]{}", g.group))
-                    .chain(details)
-                    .chain(["##[endgroup]".to_owned()])
+                std::iter::once(format!("##[group]{}", g.group)).chain(details).chain(["##[endgroup]".to_owned()])
             })),
-            Err(_) => lines.push(format!(
-                "##[warning]{SETUP_INFO} is not a list of groups; it is not shown"
-            )),
+            Err(_) => lines.push(format!("##[warning]{SETUP_INFO} is not a list of groups; it is not shown")),
         }
     }
     lines.push("##[endgroup]".to_owned());
@@ -135,30 +116,20 @@ impl Job<'_> {
         let mut so_far = Conclusion::Success;
         for (step, number) in steps.iter().zip(1..) {
             if so_far != Conclusion::Success {
-                self.client
-                    .step(number, Some(Conclusion::Skipped))
-                    .map_err(JobError::Client)?;
+                self.client.step(number, Some(Conclusion::Skipped)).map_err(JobError::Client)?;
                 continue;
             }
             self.client.step(number, None).map_err(JobError::Client)?;
             so_far = self.step(step)?;
-            self.client
-                .step(number, Some(so_far))
-                .map_err(JobError::Client)?;
+            self.client.step(number, Some(so_far)).map_err(JobError::Client)?;
         }
         Ok(so_far)
     }
 
     fn step(&mut self, step: &StepMessage) -> Result<Conclusion, JobError> {
-        self.send(vec![
-            format!("##[group]{}", step.name),
-            "##[endgroup]".to_owned(),
-        ])?;
+        self.send(vec![format!("##[group]{}", step.name), "##[endgroup]".to_owned()])?;
         let started = Shell::start(&step.run, self.secrets, self.work);
-        let mut shell = started.map_err(|source| JobError::Shell {
-            dir: self.work.into(),
-            source,
-        })?;
+        let mut shell = started.map_err(|source| JobError::Shell { dir: self.work.into(), source })?;
         let mut ended_at = None;
         loop {
             let (lines, closed) = collect(&shell);
@@ -168,10 +139,7 @@ impl Job<'_> {
                 self.send(vec!["##[error]The operation was canceled.".to_owned()])?;
                 return Ok(Conclusion::Cancelled);
             }
-            let Some(status) = shell.ended().map_err(|source| JobError::Shell {
-                dir: self.work.into(),
-                source,
-            })?
+            let Some(status) = shell.ended().map_err(|source| JobError::Shell { dir: self.work.into(), source })?
             else {
                 if closed {
                     // It closed its output and goes on.
@@ -186,12 +154,8 @@ impl Job<'_> {
             if status.success() {
                 return Ok(Conclusion::Success);
             }
-            let code = status
-                .code()
-                .map_or_else(|| status.to_string(), |c| c.to_string());
-            self.send(vec![format!(
-                "##[error]Process completed with exit code {code}."
-            )])?;
+            let code = status.code().map_or_else(|| status.to_string(), |c| c.to_string());
+            self.send(vec![format!("##[error]Process completed with exit code {code}.")])?;
             return Ok(Conclusion::Failure);
         }
     }
@@ -219,10 +183,7 @@ fn collect(shell: &Shell) -> (Vec<String>, bool) {
     let until = Instant::now() + FLUSH;
     let mut lines = Vec::new();
     while lines.len() < BATCH {
-        match shell
-            .lines
-            .recv_timeout(until.saturating_duration_since(Instant::now()))
-        {
+        match shell.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(line) => lines.push(line),
             Err(RecvTimeoutError::Timeout) => return (lines, false),
             Err(RecvTimeoutError::Disconnected) => return (lines, true),

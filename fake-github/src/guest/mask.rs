@@ -24,9 +24,7 @@ impl Mask {
 
     /// The text without secrets.
     pub fn apply(&self, text: &str) -> String {
-        self.values.iter().fold(text.to_owned(), |text, value| {
-            text.replace(value.as_str(), MASK)
-        })
+        self.values.iter().fold(text.to_owned(), |text, value| text.replace(value.as_str(), MASK))
     }
 }
 
@@ -37,10 +35,7 @@ mod tests {
     #[test]
     fn a_secret_is_masked_also_when_another_is_part_of_it() {
         let secrets = ["key".to_owned(), "monkey-business".to_owned()];
-        assert_eq!(
-            Mask::new(&secrets).apply("a monkey-business key"),
-            "a *** ***"
-        );
+        assert_eq!(Mask::new(&secrets).apply("a monkey-business key"), "a *** ***");
     }
 
     #[test]

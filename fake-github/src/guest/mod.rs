@@ -49,12 +49,10 @@ impl RunnerError {
     /// The process's exit status.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Refused {
-                deprecated: true, ..
-            } if std::env::var_os(ASKS_DEPRECATED).is_some_and(|v| v == "1") => EXIT_DEPRECATED,
-            Self::Refused {
-                deprecated: true, ..
-            } => 0,
+            Self::Refused { deprecated: true, .. } if std::env::var_os(ASKS_DEPRECATED).is_some_and(|v| v == "1") => {
+                EXIT_DEPRECATED
+            }
+            Self::Refused { deprecated: true, .. } => 0,
             _ => EXIT_FAILED,
         }
     }
@@ -63,13 +61,7 @@ impl RunnerError {
 impl From<ClientError> for RunnerError {
     fn from(error: ClientError) -> Self {
         match error {
-            ClientError::Refused {
-                message,
-                deprecated,
-            } => Self::Refused {
-                message,
-                deprecated,
-            },
+            ClientError::Refused { message, deprecated } => Self::Refused { message, deprecated },
             error => Self::Client(error),
         }
     }
@@ -79,10 +71,7 @@ impl From<ClientError> for RunnerError {
 pub fn serve(jit: &str, dir: PathBuf) -> Result<Conclusion, RunnerError> {
     let jit = Jit::decode(jit).map_err(RunnerError::Jit)?;
     let mut client = Client::new(&jit)?;
-    let Session {
-        token,
-        heartbeat_ms,
-    } = client.open(VERSION)?;
+    let Session { token, heartbeat_ms } = client.open(VERSION)?;
     client.authorise(token);
     say("√ Connected to GitHub");
     say(&format!("Current runner version: '{VERSION}'"));
@@ -90,8 +79,7 @@ pub fn serve(jit: &str, dir: PathBuf) -> Result<Conclusion, RunnerError> {
     let message = client.next_job()?;
     say(&format!("Running job: {}", message.name));
     let heartbeat = Duration::from_millis(heartbeat_ms);
-    let conclusion =
-        job::run(&client, message, &dir, &jit.work_folder, heartbeat).map_err(RunnerError::Job)?;
+    let conclusion = job::run(&client, message, &dir, &jit.work_folder, heartbeat).map_err(RunnerError::Job)?;
     client.complete(conclusion)?;
     say(&format!("Job completed with result: {conclusion:?}"));
     Ok(conclusion)

@@ -25,11 +25,7 @@ pub struct Shell {
 
 impl Shell {
     /// Starts a script with secrets in its environment.
-    pub fn start(
-        script: &str,
-        secrets: &BTreeMap<String, String>,
-        work: &Path,
-    ) -> std::io::Result<Self> {
+    pub fn start(script: &str, secrets: &BTreeMap<String, String>, work: &Path) -> std::io::Result<Self> {
         let (reader, writer) = std::io::pipe()?;
         let child = Command::new("/bin/sh")
             .args(["-e", "-c", script])
@@ -82,10 +78,7 @@ fn forward(mut output: impl BufRead, lines: &SyncSender<String>) {
         while line.last().is_some_and(|b| *b == b'\n' || *b == b'\r') {
             line.pop();
         }
-        if lines
-            .send(String::from_utf8_lossy(&line).into_owned())
-            .is_err()
-        {
+        if lines.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
             return;
         }
     }

@@ -49,18 +49,13 @@ pub fn no_content() -> Response {
 
 /// Reads a JSON body: 400 if it is no JSON, 422 if it is not what the route takes.
 pub fn body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refused> {
-    let value: Value =
-        serde_json::from_slice(bytes).map_err(|_| Refused::new(400, "Problems parsing JSON"))?;
+    let value: Value = serde_json::from_slice(bytes).map_err(|_| Refused::new(400, "Problems parsing JSON"))?;
     serde_json::from_value(value).map_err(|e| Refused::new(422, format!("Invalid request.\n\n{e}")))
 }
 
 /// Reads an optional JSON body.
 pub fn optional_body<T: DeserializeOwned + Default>(bytes: &[u8]) -> Result<T, Refused> {
-    if bytes.is_empty() {
-        Ok(T::default())
-    } else {
-        body(bytes)
-    }
+    if bytes.is_empty() { Ok(T::default()) } else { body(bytes) }
 }
 
 /// What no route answers.

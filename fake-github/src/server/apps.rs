@@ -31,30 +31,16 @@ pub async fn list(
 ) -> Answer {
     caller.app()?;
     let (shown, total, url) = hub.read(|w| {
-        let shown: Vec<Value> = page
-            .cut(w.installations.values())
-            .iter()
-            .map(|i| shapes::installation(w, i))
-            .collect();
-        (
-            shown,
-            w.installations.len(),
-            format!("{}/app/installations", w.api_url),
-        )
+        let shown: Vec<Value> = page.cut(w.installations.values()).iter().map(|i| shapes::installation(w, i)).collect();
+        (shown, w.installations.len(), format!("{}/app/installations", w.api_url))
     });
     Ok(page.link(ok(Value::Array(shown)), &url, total))
 }
 
 /// `GET /app/installations/{installation_id}`
-pub async fn one(
-    State(hub): State<Arc<Hub>>,
-    Extension(caller): Extension<Caller>,
-    Path(id): Path<u64>,
-) -> Answer {
+pub async fn one(State(hub): State<Arc<Hub>>, Extension(caller): Extension<Caller>, Path(id): Path<u64>) -> Answer {
     caller.app()?;
-    hub.read(|w| w.installations.get(&id).map(|i| shapes::installation(w, i)))
-        .map(ok)
-        .ok_or_else(Refused::not_found)
+    hub.read(|w| w.installations.get(&id).map(|i| shapes::installation(w, i))).map(ok).ok_or_else(Refused::not_found)
 }
 
 /// `GET /repos/{owner}/{repo}/installation`
@@ -66,8 +52,7 @@ pub async fn of_repository(
     caller.app()?;
     hub.read(|w| {
         let repository = w.repository_named(&owner, &name)?;
-        w.installation_reaching(repository)
-            .map(|i| shapes::installation(w, i))
+        w.installation_reaching(repository).map(|i| shapes::installation(w, i))
     })
     .map(ok)
     .ok_or_else(Refused::not_found)
@@ -82,8 +67,7 @@ pub async fn of_account(
     caller.app()?;
     hub.read(|w| {
         let account = w.account_named(&login)?;
-        w.installation_of(account.id)
-            .map(|i| shapes::installation(w, i))
+        w.installation_of(account.id).map(|i| shapes::installation(w, i))
     })
     .map(ok)
     .ok_or_else(Refused::not_found)
@@ -123,25 +107,14 @@ pub async fn access_token(
     })
 }
 
-fn chosen(
-    w: &World,
-    installation: u64,
-    asked: &TokenRequest,
-) -> Result<Option<BTreeSet<u64>>, Refused> {
+fn chosen(w: &World, installation: u64, asked: &TokenRequest) -> Result<Option<BTreeSet<u64>>, Refused> {
     let Some(names) = &asked.repositories else {
         return Ok(asked.repository_ids.clone());
     };
-    let owner = w
-        .installations
-        .get(&installation)
-        .ok_or_else(Refused::not_found)?
-        .account;
+    let owner = w.installations.get(&installation).ok_or_else(Refused::not_found)?.account;
     let mut ids = asked.repository_ids.clone().unwrap_or_default();
     for name in names {
-        let found = w
-            .repositories
-            .values()
-            .find(|r| r.owner == owner && r.name.eq_ignore_ascii_case(name));
+        let found = w.repositories.values().find(|r| r.owner == owner && r.name.eq_ignore_ascii_case(name));
         // Number 0 names no repository: the mint answers for names and ids alike.
         ids.insert(found.map_or(0, |r| r.id));
     }
@@ -161,26 +134,12 @@ pub async fn repositories(
             .repositories
             .values()
             .filter(|r| Some(r.owner) == owner && r.selected)
-            .filter(|r| {
-                token
-                    .repositories
-                    .as_ref()
-                    .is_none_or(|ids| ids.contains(&r.id))
-            })
+            .filter(|r| token.repositories.as_ref().is_none_or(|ids| ids.contains(&r.id)))
             .collect();
-        let shown: Vec<Value> = page
-            .cut(reached.iter())
-            .into_iter()
-            .map(|r| shapes::repository(w, r))
-            .collect();
-        (
-            shown,
-            reached.len(),
-            format!("{}/installation/repositories", w.api_url),
-        )
+        let shown: Vec<Value> = page.cut(reached.iter()).into_iter().map(|r| shapes::repository(w, r)).collect();
+        (shown, reached.len(), format!("{}/installation/repositories", w.api_url))
     });
-    let body =
-        json!({ "total_count": total, "repository_selection": "all", "repositories": shown });
+    let body = json!({ "total_count": total, "repository_selection": "all", "repositories": shown });
     Ok(page.link(ok(body), &url, total))
 }
 

@@ -25,17 +25,13 @@ impl Caller {
         let Some(value) = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok()) else {
             return Ok(Self::Nobody);
         };
-        let bearer = ["Bearer ", "bearer ", "token "]
-            .into_iter()
-            .find_map(|scheme| value.strip_prefix(scheme));
+        let bearer = ["Bearer ", "bearer ", "token "].into_iter().find_map(|scheme| value.strip_prefix(scheme));
         let bearer = bearer.ok_or_else(|| Refused::new(401, "Bad credentials"))?;
         // A JWT has three parts; a token has no dot.
         if bearer.contains('.') {
-            hub.read(|w| w.check_jwt(bearer, &hub.wiring.app_key))
-                .map(|()| Self::App)
+            hub.read(|w| w.check_jwt(bearer, &hub.wiring.app_key)).map(|()| Self::App)
         } else {
-            hub.read(|w| w.token(bearer).cloned())
-                .map(|t| Self::Installation(Arc::new(t)))
+            hub.read(|w| w.token(bearer).cloned()).map(|t| Self::Installation(Arc::new(t)))
         }
     }
 
@@ -52,9 +48,7 @@ impl Caller {
     pub fn app(&self) -> Result<(), Refused> {
         match self {
             Self::App => Ok(()),
-            Self::Installation(_) => {
-                Err(Refused::new(401, "A JSON web token could not be decoded"))
-            }
+            Self::Installation(_) => Err(Refused::new(401, "A JSON web token could not be decoded")),
             Self::Nobody => Err(Refused::new(401, "Requires authentication")),
         }
     }

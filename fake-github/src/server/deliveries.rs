@@ -19,9 +19,7 @@ use crate::world::tokens::Refused;
 pub async fn config(State(hub): State<Arc<Hub>>, Extension(caller): Extension<Caller>) -> Answer {
     caller.app()?;
     let url = crate::webhooks::sender::url(&hub.wiring.target).unwrap_or_default();
-    Ok(ok(
-        json!({ "content_type": "json", "insecure_ssl": "0", "secret": "********", "url": url }),
-    ))
+    Ok(ok(json!({ "content_type": "json", "insecure_ssl": "0", "secret": "********", "url": url })))
 }
 
 /// Parameters of the list.
@@ -54,44 +52,22 @@ pub async fn list(
             _ => true,
         };
         let mut older = w.log.iter().rev().filter(|r| r.id < before).filter(fits);
-        let shown: Vec<(u64, Value)> = older
-            .by_ref()
-            .take(size)
-            .map(|r| (r.id, r.item()))
-            .collect();
-        (
-            shown,
-            older.next().is_some(),
-            format!("{}/app/hook/deliveries", w.api_url),
-        )
+        let shown: Vec<(u64, Value)> = older.by_ref().take(size).map(|r| (r.id, r.item())).collect();
+        (shown, older.next().is_some(), format!("{}/app/hook/deliveries", w.api_url))
     });
     let last = shown.last().map(|(id, _)| *id);
     let mut response = ok(shown.into_iter().map(|(_, item)| item).collect());
     if let Some(last) = last.filter(|_| more) {
-        let status = listing
-            .status
-            .map(|s| format!("&status={s}"))
-            .unwrap_or_default();
-        put_link(
-            &mut response,
-            &[format!(
-                "<{url}?per_page={size}&cursor=v1_{last}{status}>; rel=\"next\""
-            )],
-        );
+        let status = listing.status.map(|s| format!("&status={s}")).unwrap_or_default();
+        put_link(&mut response, &[format!("<{url}?per_page={size}&cursor=v1_{last}{status}>; rel=\"next\"")]);
     }
     Ok(response)
 }
 
 /// `GET /app/hook/deliveries/{delivery_id}`
-pub async fn one(
-    State(hub): State<Arc<Hub>>,
-    Extension(caller): Extension<Caller>,
-    Path(id): Path<u64>,
-) -> Answer {
+pub async fn one(State(hub): State<Arc<Hub>>, Extension(caller): Extension<Caller>, Path(id): Path<u64>) -> Answer {
     caller.app()?;
-    hub.read(|w| w.attempt(id).map(|r| r.full(w.app.id, w.app.hook_id)))
-        .map(ok)
-        .ok_or_else(Refused::not_found)
+    hub.read(|w| w.attempt(id).map(|r| r.full(w.app.id, w.app.hook_id))).map(ok).ok_or_else(Refused::not_found)
 }
 
 /// `POST /app/hook/deliveries/{delivery_id}/attempts`: the same GUID again.
@@ -101,9 +77,7 @@ pub async fn redeliver(
     Path(id): Path<u64>,
 ) -> Answer {
     caller.app()?;
-    let delivery = hub
-        .read(|w| w.attempt(id).map(|r| r.delivery.clone()))
-        .ok_or_else(Refused::not_found)?;
+    let delivery = hub.read(|w| w.attempt(id).map(|r| r.delivery.clone())).ok_or_else(Refused::not_found)?;
     // Fails only when the sender has stopped with the server.
     hub.wiring.redeliveries.send(Redelivery { delivery }).ok();
     Ok(accepted())

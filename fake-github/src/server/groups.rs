@@ -25,18 +25,10 @@ pub async fn list(
     let token = caller.installation()?;
     hub.read(|w| {
         let org = w.reach_org(token, &org, READ)?;
-        let groups: Vec<_> = w
-            .groups
-            .iter()
-            .filter(|((o, _), _)| *o == org)
-            .map(|(_, g)| g)
-            .collect();
+        let groups: Vec<_> = w.groups.iter().filter(|((o, _), _)| *o == org).map(|(_, g)| g).collect();
         let account = &w.accounts[&org];
-        let shown: Vec<Value> = page
-            .cut(groups.iter())
-            .into_iter()
-            .map(|g| shapes::runner_group(w, account, g))
-            .collect();
+        let shown: Vec<Value> =
+            page.cut(groups.iter()).into_iter().map(|g| shapes::runner_group(w, account, g)).collect();
         let url = format!("{}/orgs/{}/actions/runner-groups", w.api_url, account.login);
         let body = json!({ "total_count": groups.len(), "runner_groups": shown });
         Ok(page.link(ok(body), &url, groups.len()))
@@ -71,18 +63,9 @@ pub async fn repositories(
         let ids: Vec<u64> = group.repositories.iter().flatten().copied().collect();
         let cut = page.cut(ids.iter());
         let shown = cut.into_iter().filter_map(|id| w.repositories.get(id));
-        let shown: Vec<Value> = shown
-            .map(|r| Value::Object(shapes::minimal_repository(w, r)))
-            .collect();
+        let shown: Vec<Value> = shown.map(|r| Value::Object(shapes::minimal_repository(w, r))).collect();
         let login = &w.accounts[&org].login;
-        let url = format!(
-            "{}/orgs/{login}/actions/runner-groups/{id}/repositories",
-            w.api_url
-        );
-        Ok(page.link(
-            ok(json!({ "total_count": ids.len(), "repositories": shown })),
-            &url,
-            ids.len(),
-        ))
+        let url = format!("{}/orgs/{login}/actions/runner-groups/{id}/repositories", w.api_url);
+        Ok(page.link(ok(json!({ "total_count": ids.len(), "repositories": shown })), &url, ids.len()))
     })
 }

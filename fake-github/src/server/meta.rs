@@ -22,17 +22,9 @@ pub async fn meta() -> Response {
 }
 
 /// `GET /rate_limit`
-pub async fn rate_limit(
-    State(hub): State<Arc<Hub>>,
-    Extension(caller): Extension<Caller>,
-) -> Response {
+pub async fn rate_limit(State(hub): State<Arc<Hub>>, Extension(caller): Extension<Caller>) -> Response {
     let who = caller.budget_key();
-    let (core, registration) = hub.count(|w| {
-        (
-            w.budget(&who, Resource::Core),
-            w.budget(&who, Resource::Registration),
-        )
-    });
+    let (core, registration) = hub.count(|w| (w.budget(&who, Resource::Core), w.budget(&who, Resource::Registration)));
     let (core, registration) = (shape(core), shape(registration));
     let search = json!({ "limit": 30, "used": 0, "remaining": 30, "reset": core["reset"] });
     ok(json!({

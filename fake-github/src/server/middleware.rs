@@ -15,19 +15,11 @@ use crate::world::limits::{Budget, Limited, Resource};
 use crate::world::switches::Failure;
 
 /// Governs one call.
-pub async fn govern(
-    State(hub): State<Arc<Hub>>,
-    path: MatchedPath,
-    mut request: Request,
-    next: Next,
-) -> Response {
+pub async fn govern(State(hub): State<Arc<Hub>>, path: MatchedPath, mut request: Request, next: Next) -> Response {
     let route = format!("{} {}", request.method(), path.as_str());
     let (latency, outage) = hub.change(|w| {
         *w.requests.entry(route.clone()).or_default() += 1;
-        (
-            w.switches.latency_ms.get(&route).copied(),
-            w.switches.outage,
-        )
+        (w.switches.latency_ms.get(&route).copied(), w.switches.outage)
     });
     if let Some(ms) = latency {
         tokio::time::sleep(Duration::from_millis(ms)).await;
@@ -46,22 +38,11 @@ pub async fn govern(
         Ok(caller) => caller,
         Err(refused) => return stamped(refused.into_response()),
     };
-    let resource = if path.as_str().ends_with("/generate-jitconfig") {
-        Resource::Registration
-    } else {
-        Resource::Core
-    };
-    let points = if request.method() == Method::GET {
-        1
-    } else {
-        5
-    };
+    let resource = if path.as_str().ends_with("/generate-jitconfig") { Resource::Registration } else { Resource::Core };
+    let points = if request.method() == Method::GET { 1 } else { 5 };
     let (budget, limited) = match path.as_str() {
         // GitHub does not count the question for the limits.
-        "/rate_limit" => (
-            hub.count(|w| w.budget(&caller.budget_key(), resource)),
-            None,
-        ),
+        "/rate_limit" => (hub.count(|w| w.budget(&caller.budget_key(), resource)), None),
         _ => hub.count(|w| w.spend(&caller.budget_key(), resource, points)),
     };
     let mut response = match limited {
@@ -79,9 +60,7 @@ pub async fn govern(
 }
 
 fn take_failure(failures: &mut Vec<Failure>, route: &str) -> Option<Failure> {
-    let at = failures
-        .iter()
-        .position(|f| f.route == route && f.times > 0)?;
+    let at = failures.iter().position(|f| f.route == route && f.times > 0)?;
     failures[at].times -= 1;
     let failure = failures[at].clone();
     if failure.times == 0 {
@@ -102,10 +81,7 @@ fn failed(failure: &Failure) -> Response {
 fn over_limit(limited: Limited, caller: &Caller) -> Response {
     match limited {
         Limited::Primary => {
-            let message = format!(
-                "API rate limit exceeded for installation ID {}.",
-                caller.budget_key()
-            );
+            let message = format!("API rate limit exceeded for installation ID {}.", caller.budget_key());
             error(StatusCode::FORBIDDEN, &message)
         }
         Limited::Secondary(seconds) => {
@@ -120,11 +96,7 @@ fn over_limit(limited: Limited, caller: &Caller) -> Response {
 fn limit_headers(response: &mut Response, budget: Budget, resource: Resource) {
     set(response, "x-ratelimit-limit", budget.limit);
     set(response, "x-ratelimit-used", budget.used);
-    set(
-        response,
-        "x-ratelimit-remaining",
-        budget.limit.saturating_sub(budget.used),
-    );
+    set(response, "x-ratelimit-remaining", budget.limit.saturating_sub(budget.used));
     set(response, "x-ratelimit-reset", budget.reset.timestamp());
     set(response, "x-ratelimit-resource", resource.word());
 }
@@ -133,24 +105,13 @@ fn stamped(mut response: Response) -> Response {
     set(
         &mut response,
         "x-github-request-id",
-        format_args!(
-            "{:08X}:{:04X}",
-            rand::random::<u32>(),
-            rand::random::<u16>()
-        ),
+        format_args!("{:08X}:{:04X}", rand::random::<u32>(), rand::random::<u16>()),
     );
-    set(
-        &mut response,
-        "x-github-media-type",
-        "github.v3; format=json",
-    );
+    set(&mut response, "x-github-media-type", "github.v3; format=json");
     response
 }
 
 fn set(response: &mut Response, name: &'static str, value: impl ToString) {
-    let value =
-        HeaderValue::from_str(&value.to_string()).expect("numbers and words of ours fit a header");
-    response
-        .headers_mut()
-        .insert(HeaderName::from_static(name), value);
+    let value = HeaderValue::from_str(&value.to_string()).expect("numbers and words of ours fit a header");
+    response.headers_mut().insert(HeaderName::from_static(name), value);
 }

@@ -43,23 +43,14 @@ fn apps_and_deliveries() -> Router<Arc<Hub>> {
         .route("/app", get(apps::app))
         .route("/app/installations", get(apps::list))
         .route("/app/installations/{installation_id}", get(apps::one))
-        .route(
-            "/app/installations/{installation_id}/access_tokens",
-            post(apps::access_token),
-        )
+        .route("/app/installations/{installation_id}/access_tokens", post(apps::access_token))
         .route("/app/hook/config", get(deliveries::config))
         .route("/app/hook/deliveries", get(deliveries::list))
         .route("/app/hook/deliveries/{delivery_id}", get(deliveries::one))
-        .route(
-            "/app/hook/deliveries/{delivery_id}/attempts",
-            post(deliveries::redeliver),
-        )
+        .route("/app/hook/deliveries/{delivery_id}/attempts", post(deliveries::redeliver))
         .route("/installation/repositories", get(apps::repositories))
         .route("/repos/{owner}/{repo}", get(apps::repository))
-        .route(
-            "/repos/{owner}/{repo}/installation",
-            get(apps::of_repository),
-        )
+        .route("/repos/{owner}/{repo}/installation", get(apps::of_repository))
         .route("/orgs/{org}/installation", get(apps::of_account))
         .route("/users/{org}/installation", get(apps::of_account))
 }
@@ -69,47 +60,23 @@ fn actions() -> Router<Arc<Hub>> {
     const ORG: &str = "/orgs/{org}/actions";
     Router::new()
         .route(&format!("{REPO}/runners"), get(runners::list_repository))
-        .route(
-            &format!("{REPO}/runners/generate-jitconfig"),
-            post(runners::jit_repository),
-        )
+        .route(&format!("{REPO}/runners/generate-jitconfig"), post(runners::jit_repository))
         .route(
             &format!("{REPO}/runners/{{runner_id}}"),
             get(runners::one_repository).delete(runners::delete_repository),
         )
         .route(&format!("{ORG}/runners"), get(runners::list_org))
-        .route(
-            &format!("{ORG}/runners/generate-jitconfig"),
-            post(runners::jit_org),
-        )
-        .route(
-            &format!("{ORG}/runners/{{runner_id}}"),
-            get(runners::one_org).delete(runners::delete_org),
-        )
+        .route(&format!("{ORG}/runners/generate-jitconfig"), post(runners::jit_org))
+        .route(&format!("{ORG}/runners/{{runner_id}}"), get(runners::one_org).delete(runners::delete_org))
         .route(&format!("{ORG}/runner-groups"), get(groups::list))
-        .route(
-            &format!("{ORG}/runner-groups/{{runner_group_id}}"),
-            get(groups::one),
-        )
-        .route(
-            &format!("{ORG}/runner-groups/{{runner_group_id}}/repositories"),
-            get(groups::repositories),
-        )
+        .route(&format!("{ORG}/runner-groups/{{runner_group_id}}"), get(groups::one))
+        .route(&format!("{ORG}/runner-groups/{{runner_group_id}}/repositories"), get(groups::repositories))
         .route(&format!("{REPO}/runs"), get(runs::list))
         .route(&format!("{REPO}/runs/{{run_id}}"), get(runs::one))
         .route(&format!("{REPO}/runs/{{run_id}}/jobs"), get(runs::jobs))
-        .route(
-            &format!("{REPO}/runs/{{run_id}}/cancel"),
-            post(runs::cancel),
-        )
+        .route(&format!("{REPO}/runs/{{run_id}}/cancel"), post(runs::cancel))
         .route(&format!("{REPO}/runs/{{run_id}}/rerun"), post(runs::rerun))
-        .route(
-            &format!("{REPO}/runs/{{run_id}}/rerun-failed-jobs"),
-            post(runs::rerun_failed),
-        )
+        .route(&format!("{REPO}/runs/{{run_id}}/rerun-failed-jobs"), post(runs::rerun_failed))
         .route(&format!("{REPO}/jobs/{{job_id}}"), get(runs::job))
-        .route(
-            &format!("{REPO}/jobs/{{job_id}}/rerun"),
-            post(runs::rerun_job),
-        )
+        .route(&format!("{REPO}/jobs/{{job_id}}/rerun"), post(runs::rerun_job))
 }

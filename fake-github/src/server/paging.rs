@@ -34,22 +34,14 @@ impl Page {
 
     /// The entries of this page.
     pub fn cut<T>(&self, all: impl IntoIterator<Item = T>) -> Vec<T> {
-        all.into_iter()
-            .skip((self.number() - 1).saturating_mul(self.size()))
-            .take(self.size())
-            .collect()
+        all.into_iter().skip((self.number() - 1).saturating_mul(self.size())).take(self.size()).collect()
     }
 
     /// Adds the Link header for `total` entries; `url` may hold other parameters.
     pub fn link(&self, mut response: Response, url: &str, total: usize) -> Response {
         let last = total.div_ceil(self.size()).max(1);
         let join = if url.contains('?') { '&' } else { '?' };
-        let to = |page: usize, rel: &str| {
-            format!(
-                "<{url}{join}per_page={}&page={page}>; rel=\"{rel}\"",
-                self.size()
-            )
-        };
+        let to = |page: usize, rel: &str| format!("<{url}{join}per_page={}&page={page}>; rel=\"{rel}\"", self.size());
         let mut links = Vec::new();
         if self.number() > 1 {
             links.push(to(self.number() - 1, "prev"));

@@ -36,12 +36,12 @@ enum At<'a> {
 impl At<'_> {
     fn scope(&self, w: &World, token: &Token, level: &str) -> Result<Scope, Refused> {
         match self {
-            Self::Repository(owner, name) => w
-                .reach(token, owner, name, ("administration", level))
-                .map(|r| Scope::Repository(r.id)),
-            Self::Organization(org) => w
-                .reach_org(token, org, ("organization_self_hosted_runners", level))
-                .map(Scope::Organization),
+            Self::Repository(owner, name) => {
+                w.reach(token, owner, name, ("administration", level)).map(|r| Scope::Repository(r.id))
+            }
+            Self::Organization(org) => {
+                w.reach_org(token, org, ("organization_self_hosted_runners", level)).map(Scope::Organization)
+            }
         }
     }
 
@@ -92,17 +92,9 @@ fn jit(hub: &Hub, caller: &Caller, at: &At<'_>, bytes: &[u8]) -> Answer {
         let scope = at.scope(w, token, "write")?;
         let asked: JitRequest = body(bytes)?;
         check(w, scope, &asked)?;
-        let (id, secret) = w
-            .register(scope, asked.runner_group_id, &asked.name, asked.labels)
-            .ok_or_else(|| {
-                Refused::new(
-                    409,
-                    format!(
-                        "Already exists - A runner with the name {} already exists.",
-                        asked.name
-                    ),
-                )
-            })?;
+        let (id, secret) = w.register(scope, asked.runner_group_id, &asked.name, asked.labels).ok_or_else(|| {
+            Refused::new(409, format!("Already exists - A runner with the name {} already exists.", asked.name))
+        })?;
         let jit = Jit {
             server: hub.wiring.runner_url.clone(),
             ca_pem: hub.wiring.ca_pem.clone(),
@@ -111,49 +103,32 @@ fn jit(hub: &Hub, caller: &Caller, at: &At<'_>, bytes: &[u8]) -> Answer {
             work_folder: asked.work_folder,
         };
         let runner = shapes::runner(w, &w.runners[&id]);
-        Ok(created(
-            json!({ "runner": runner, "encoded_jit_config": jit.encode() }),
-        ))
+        Ok(created(json!({ "runner": runner, "encoded_jit_config": jit.encode() })))
     })
 }
 
 fn check(w: &World, scope: Scope, asked: &JitRequest) -> Result<(), Refused> {
     if !LABELS.contains(&asked.labels.len()) || asked.labels.iter().any(String::is_empty) {
-        return Err(Refused::new(
-            422,
-            "Invalid request.\n\nlabels must hold 1 to 100 names.",
-        ));
+        return Err(Refused::new(422, "Invalid request.\n\nlabels must hold 1 to 100 names."));
     }
     if asked.name.is_empty() || asked.name.len() > NAME_LIMIT {
-        return Err(Refused::new(
-            422,
-            "Invalid request.\n\nname must have 1 to 64 characters.",
-        ));
+        return Err(Refused::new(422, "Invalid request.\n\nname must have 1 to 64 characters."));
     }
     let account = match scope {
         Scope::Organization(org) => org,
         Scope::Repository(id) => {
             let owner = w.repositories[&id].owner;
-            if w.installation_of(owner)
-                .is_some_and(|i| i.forbids_repository_runners)
-            {
-                let message =
-                    "Repository level self-hosted runners are disabled by the organization.";
+            if w.installation_of(owner).is_some_and(|i| i.forbids_repository_runners) {
+                let message = "Repository level self-hosted runners are disabled by the organization.";
                 return Err(Refused::new(403, message));
             }
             owner
         }
     };
     if asked.runner_group_id == HOSTED_GROUP {
-        return Err(Refused::new(
-            403,
-            "Runners cannot be added to the group of GitHub-hosted runners.",
-        ));
+        return Err(Refused::new(403, "Runners cannot be added to the group of GitHub-hosted runners."));
     }
-    w.groups
-        .contains_key(&(account, asked.runner_group_id))
-        .then_some(())
-        .ok_or_else(Refused::not_found)
+    w.groups.contains_key(&(account, asked.runner_group_id)).then_some(()).ok_or_else(Refused::not_found)
 }
 
 /// The page of a list, and the one name that is looked for.
@@ -189,20 +164,11 @@ fn list(hub: &Hub, caller: &Caller, at: &At<'_>, listing: &Listing) -> Answer {
     let page = Page::new(listing.page, listing.per_page);
     hub.read(|w| {
         let scope = at.scope(w, token, "read")?;
-        let wanted =
-            |r: &&Runner| r.scope == scope && listing.name.as_ref().is_none_or(|n| *n == r.name);
+        let wanted = |r: &&Runner| r.scope == scope && listing.name.as_ref().is_none_or(|n| *n == r.name);
         let runners: Vec<&Runner> = w.runners.values().filter(wanted).collect();
-        let shown: Vec<Value> = page
-            .cut(runners.iter())
-            .into_iter()
-            .map(|r| shapes::runner(w, r))
-            .collect();
+        let shown: Vec<Value> = page.cut(runners.iter()).into_iter().map(|r| shapes::runner(w, r)).collect();
         let url = format!("{}{}", w.api_url, at.path());
-        Ok(page.link(
-            ok(json!({ "total_count": runners.len(), "runners": shown })),
-            &url,
-            runners.len(),
-        ))
+        Ok(page.link(ok(json!({ "total_count": runners.len(), "runners": shown })), &url, runners.len()))
     })
 }
 
@@ -228,11 +194,7 @@ fn one(hub: &Hub, caller: &Caller, at: &At<'_>, id: u64) -> Answer {
     let token = caller.installation()?;
     hub.read(|w| {
         let scope = at.scope(w, token, "read")?;
-        let runner = w
-            .runners
-            .get(&id)
-            .filter(|r| r.scope == scope)
-            .ok_or_else(Refused::not_found)?;
+        let runner = w.runners.get(&id).filter(|r| r.scope == scope).ok_or_else(Refused::not_found)?;
         Ok(ok(shapes::runner(w, runner)))
     })
 }
@@ -264,10 +226,7 @@ fn delete(hub: &Hub, caller: &Caller, at: &At<'_>, id: u64) -> Result<Response, 
             Err(RemovalRefusal::NotFound) => Err(Refused::not_found()),
             Err(RemovalRefusal::Busy) => {
                 let name = &w.runners[&id].name;
-                Err(Refused::new(
-                    422,
-                    format!("Bad request - Runner \"{name}\" is still running a job\""),
-                ))
+                Err(Refused::new(422, format!("Bad request - Runner \"{name}\" is still running a job\"")))
             }
         }
     })

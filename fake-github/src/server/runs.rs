@@ -56,67 +56,29 @@ pub async fn list(
 ) -> Answer {
     let token = caller.installation()?;
     let page = Page::new(listing.page, listing.per_page);
-    if listing
-        .status
-        .as_deref()
-        .is_some_and(|s| !STATUSES.contains(&s))
-    {
-        return Err(Refused::new(
-            422,
-            "Validation Failed: status is not one that runs have.",
-        ));
+    if listing.status.as_deref().is_some_and(|s| !STATUSES.contains(&s)) {
+        return Err(Refused::new(422, "Validation Failed: status is not one that runs have."));
     }
     hub.read(|w| {
         let repository = w.reach(token, &owner, &name, READ)?;
         let fits = |run: &&Run| {
             let (status, conclusion) = shapes::run_state(w, run);
-            listing
-                .status
-                .as_deref()
-                .is_none_or(|want| want == status.word() || Some(want) == conclusion)
+            listing.status.as_deref().is_none_or(|want| want == status.word() || Some(want) == conclusion)
         };
-        let runs: Vec<&Run> = w
-            .runs
-            .values()
-            .rev()
-            .filter(|r| r.repository == repository.id)
-            .filter(fits)
-            .collect();
-        let shown: Vec<Value> = page
-            .cut(runs.iter())
-            .into_iter()
-            .map(|r| shapes::run(w, r))
-            .collect();
-        let status = listing
-            .status
-            .as_ref()
-            .map(|s| format!("?status={s}"))
-            .unwrap_or_default();
-        let url = format!(
-            "{}/repos/{}/actions/runs{status}",
-            w.api_url,
-            w.full_name(repository)
-        );
-        Ok(page.link(
-            ok(json!({ "total_count": runs.len(), "workflow_runs": shown })),
-            &url,
-            runs.len(),
-        ))
+        let runs: Vec<&Run> = w.runs.values().rev().filter(|r| r.repository == repository.id).filter(fits).collect();
+        let shown: Vec<Value> = page.cut(runs.iter()).into_iter().map(|r| shapes::run(w, r)).collect();
+        let status = listing.status.as_ref().map(|s| format!("?status={s}")).unwrap_or_default();
+        let url = format!("{}/repos/{}/actions/runs{status}", w.api_url, w.full_name(repository));
+        Ok(page.link(ok(json!({ "total_count": runs.len(), "workflow_runs": shown })), &url, runs.len()))
     })
 }
 
 fn run_of(w: &World, repository: u64, id: u64) -> Result<&Run, Refused> {
-    w.runs
-        .get(&id)
-        .filter(|r| r.repository == repository)
-        .ok_or_else(Refused::not_found)
+    w.runs.get(&id).filter(|r| r.repository == repository).ok_or_else(Refused::not_found)
 }
 
 fn job_of(w: &World, repository: u64, id: u64) -> Result<&Job, Refused> {
-    w.jobs
-        .get(&id)
-        .filter(|j| j.repository == repository)
-        .ok_or_else(Refused::not_found)
+    w.jobs.get(&id).filter(|j| j.repository == repository).ok_or_else(Refused::not_found)
 }
 
 /// `GET /repos/{owner}/{repo}/actions/runs/{run_id}`
@@ -147,21 +109,9 @@ pub async fn jobs(
         let every = listing.filter.as_deref() == Some("all");
         let jobs = run.jobs.iter().filter_map(|id| w.jobs.get(id));
         let jobs: Vec<&Job> = jobs.filter(|j| every || j.attempt == run.attempt).collect();
-        let shown: Vec<Value> = page
-            .cut(jobs.iter())
-            .into_iter()
-            .map(|j| shapes::job(w, j))
-            .collect();
-        let url = format!(
-            "{}/repos/{}/actions/runs/{id}/jobs",
-            w.api_url,
-            w.full_name(repository)
-        );
-        Ok(page.link(
-            ok(json!({ "total_count": jobs.len(), "jobs": shown })),
-            &url,
-            jobs.len(),
-        ))
+        let shown: Vec<Value> = page.cut(jobs.iter()).into_iter().map(|j| shapes::job(w, j)).collect();
+        let url = format!("{}/repos/{}/actions/runs/{id}/jobs", w.api_url, w.full_name(repository));
+        Ok(page.link(ok(json!({ "total_count": jobs.len(), "jobs": shown })), &url, jobs.len()))
     })
 }
 
@@ -190,10 +140,7 @@ pub async fn rerun_job(
         job_of(w, repository, id)?;
         match w.rerun(&[id]).is_some() {
             true => Ok(created(json!({}))),
-            false => Err(Refused::new(
-                403,
-                "The workflow run containing this job is already running",
-            )),
+            false => Err(Refused::new(403, "The workflow run containing this job is already running")),
         }
     })
 }
@@ -213,20 +160,10 @@ pub async fn rerun_failed(
     Extension(caller): Extension<Caller>,
     Path(path): Path<(String, String, u64)>,
 ) -> Answer {
-    rerun_run(&hub, &caller, &path, |job| {
-        matches!(
-            job.conclusion,
-            Some(Conclusion::Failure | Conclusion::Cancelled)
-        )
-    })
+    rerun_run(&hub, &caller, &path, |job| matches!(job.conclusion, Some(Conclusion::Failure | Conclusion::Cancelled)))
 }
 
-fn rerun_run(
-    hub: &Hub,
-    caller: &Caller,
-    path: &(String, String, u64),
-    pick: impl Fn(&Job) -> bool,
-) -> Answer {
+fn rerun_run(hub: &Hub, caller: &Caller, path: &(String, String, u64), pick: impl Fn(&Job) -> bool) -> Answer {
     let token = caller.installation()?;
     let (owner, name, id) = path;
     hub.change(|w| {
@@ -254,10 +191,7 @@ pub async fn cancel(
         let running = latest.filter(|j| j.status != Status::Completed);
         let jobs: Vec<u64> = running.map(|j| j.id).collect();
         if jobs.is_empty() {
-            return Err(Refused::new(
-                409,
-                "Cannot cancel a workflow run that is completed.",
-            ));
+            return Err(Refused::new(409, "Cannot cancel a workflow run that is completed."));
         }
         for job in jobs {
             w.cancel(job);

@@ -12,9 +12,7 @@ use axum::{Json, Router};
 use tokio::time::Instant;
 
 use crate::hub::Hub;
-use crate::protocol::{
-    Complete, DEPRECATED, Heartbeat, LogLines, OpenSession, Refusal, Session, StepReport,
-};
+use crate::protocol::{Complete, DEPRECATED, Heartbeat, LogLines, OpenSession, Refusal, Session, StepReport};
 use crate::world::World;
 use crate::world::runners::SessionRefusal;
 
@@ -37,21 +35,11 @@ pub fn router() -> Router<Arc<Hub>> {
 }
 
 fn bearer(headers: &HeaderMap) -> &str {
-    headers
-        .get(AUTHORIZATION)
-        .and_then(|v| v.to_str().ok())
-        .and_then(|v| v.strip_prefix("Bearer "))
-        .unwrap_or_default()
+    headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("Bearer ")).unwrap_or_default()
 }
 
 fn refusal(status: StatusCode, message: &str) -> Response {
-    (
-        status,
-        Json(Refusal {
-            message: message.into(),
-        }),
-    )
-        .into_response()
+    (status, Json(Refusal { message: message.into() })).into_response()
 }
 
 /// The session is not known (any more).
@@ -77,20 +65,12 @@ fn runner(hub: &Hub, headers: &HeaderMap) -> Result<u64, Gone> {
     hub.count(|w| w.heard(bearer(headers))).ok_or(Gone)
 }
 
-async fn open(
-    State(hub): State<Arc<Hub>>,
-    headers: HeaderMap,
-    Json(asked): Json<OpenSession>,
-) -> Response {
-    const USED: &str =
-        "The JIT configuration was already used; each is good for one runner. Ask for a new one.";
+async fn open(State(hub): State<Arc<Hub>>, headers: HeaderMap, Json(asked): Json<OpenSession>) -> Response {
+    const USED: &str = "The JIT configuration was already used; each is good for one runner. Ask for a new one.";
     let opened = hub.change(|w| {
         let heartbeat_ms = (w.switches.silence_ms / HEARTBEATS).max(1);
         let opened = w.open_session(bearer(&headers), &asked.version, &asked.os);
-        opened.map(|token| Session {
-            token,
-            heartbeat_ms,
-        })
+        opened.map(|token| Session { token, heartbeat_ms })
     });
     match opened {
         Ok(session) => (StatusCode::CREATED, Json(session)).into_response(),
@@ -111,15 +91,10 @@ async fn close(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> Answer {
 
 async fn message(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> Answer {
     let id = runner(&hub, &headers)?;
-    let _poll = Poll {
-        hub: &hub,
-        runner: id,
-    };
+    let _poll = Poll { hub: &hub, runner: id };
     let until = Instant::now() + POLL;
     while Instant::now() < until {
-        let (wake, job) = hub
-            .change(|w| w.ready(id).map(|wake| (wake, w.fetch(id))))
-            .ok_or(Gone)?;
+        let (wake, job) = hub.change(|w| w.ready(id).map(|wake| (wake, w.fetch(id)))).ok_or(Gone)?;
         if let Some(job) = job {
             return Ok(Json(job).into_response());
         }
@@ -173,19 +148,11 @@ async fn log(State(hub): State<Arc<Hub>>, headers: HeaderMap, Json(log): Json<Lo
     with_job(&hub, &headers, |w, job| w.append_log(job, log.lines))
 }
 
-async fn step(
-    State(hub): State<Arc<Hub>>,
-    headers: HeaderMap,
-    Json(report): Json<StepReport>,
-) -> Answer {
+async fn step(State(hub): State<Arc<Hub>>, headers: HeaderMap, Json(report): Json<StepReport>) -> Answer {
     with_job(&hub, &headers, |w, job| w.report_step(job, &report))
 }
 
-async fn complete(
-    State(hub): State<Arc<Hub>>,
-    headers: HeaderMap,
-    Json(complete): Json<Complete>,
-) -> Answer {
+async fn complete(State(hub): State<Arc<Hub>>, headers: HeaderMap, Json(complete): Json<Complete>) -> Answer {
     let id = runner(&hub, &headers)?;
     Ok(done(hub.change(|w| w.complete(id, complete))))
 }

@@ -86,11 +86,10 @@ impl DeliveryRecord {
 
     /// `hook-delivery`: with request and answer.
     pub fn full(&self, app_id: u64, hook_id: u64) -> Value {
-        let headers: serde_json::Map<String, Value> =
-            super::sender::headers(&self.delivery, app_id, hook_id)
-                .into_iter()
-                .map(|(name, value)| (name.to_owned(), Value::String(value)))
-                .collect();
+        let headers: serde_json::Map<String, Value> = super::sender::headers(&self.delivery, app_id, hook_id)
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), Value::String(value)))
+            .collect();
         let mut shape = self.item();
         shape["url"] = json!(self.url);
         shape["request"] = json!({

@@ -7,27 +7,14 @@ use crate::world::model::{Installed, Job, Repository, Visibility};
 use crate::world::{Event, World};
 
 /// `workflow_job`: queued, waiting, in_progress, completed.
-pub fn workflow_job(
-    world: &World,
-    job: &Job,
-    repository: &Repository,
-    to: &Installed,
-    action: &'static str,
-) -> Event {
+pub fn workflow_job(world: &World, job: &Job, repository: &Repository, to: &Installed, action: &'static str) -> Event {
     let mut body = about(world, repository, to);
     body.insert("action".into(), json!(action));
     body.insert("workflow_job".into(), shapes::job(world, job));
     if job.script.gated {
         body.insert("deployment".into(), deployment(world, job, repository));
     }
-    event(
-        "workflow_job",
-        Some(action),
-        Some(to),
-        Some(repository),
-        job.id,
-        body,
-    )
+    event("workflow_job", Some(action), Some(to), Some(repository), job.id, body)
 }
 
 /// `repository`: renamed, transferred, publicized, privatized, deleted.
@@ -43,14 +30,7 @@ pub fn repository(
     if let Some(changes) = changes {
         body.insert("changes".into(), changes);
     }
-    event(
-        "repository",
-        Some(action),
-        Some(to),
-        Some(repository),
-        repository.id,
-        body,
-    )
+    event("repository", Some(action), Some(to), Some(repository), repository.id, body)
 }
 
 /// `installation`: created, deleted, suspend, unsuspend, new_permissions_accepted.
@@ -68,14 +48,7 @@ pub fn installation(world: &World, installed: &Installed, action: &'static str) 
         "requester": null,
         "sender": sender(world, installed),
     });
-    event(
-        "installation",
-        Some(action),
-        Some(installed),
-        None,
-        installed.id,
-        object(body),
-    )
+    event("installation", Some(action), Some(installed), None, installed.id, object(body))
 }
 
 /// `installation_repositories`: added, removed.
@@ -86,11 +59,7 @@ pub fn installation_repositories(
     action: &'static str,
 ) -> Event {
     let named = vec![repository_lite(world, repository)];
-    let (added, removed) = if action == "added" {
-        (named, vec![])
-    } else {
-        (vec![], named)
-    };
+    let (added, removed) = if action == "added" { (named, vec![]) } else { (vec![], named) };
     let shape = shapes::installation(world, installed);
     let body = json!({
         "action": action,
@@ -101,14 +70,7 @@ pub fn installation_repositories(
         "requester": null,
         "sender": sender(world, installed),
     });
-    event(
-        "installation_repositories",
-        Some(action),
-        Some(installed),
-        None,
-        installed.id,
-        object(body),
-    )
+    event("installation_repositories", Some(action), Some(installed), None, installed.id, object(body))
 }
 
 /// `installation_target`: renamed.
@@ -124,14 +86,7 @@ pub fn installation_target_renamed(world: &World, installed: &Installed, from: &
         "installation": shapes::installation_lite(installed),
         "sender": sender(world, installed),
     });
-    event(
-        "installation_target",
-        Some("renamed"),
-        Some(installed),
-        None,
-        installed.id,
-        object(body),
-    )
+    event("installation_target", Some("renamed"), Some(installed), None, installed.id, object(body))
 }
 
 /// `ping`.

@@ -27,10 +27,7 @@ pub struct Chance {
 impl Chance {
     /// Chance from a seed.
     pub fn new(seed: u64) -> Self {
-        Self {
-            seed,
-            rng: SmallRng::seed_from_u64(seed),
-        }
+        Self { seed, rng: SmallRng::seed_from_u64(seed) }
     }
 
     /// Decides one delivery, and counts down what is counted.

@@ -15,20 +15,10 @@ impl World {
     pub fn queue_job(&mut self, repository: u64, labels: Vec<String>, script: JobScript) -> u64 {
         let run = self.ids.run();
         let created_at = self.now();
-        let found = self
-            .repositories
-            .get_mut(&repository)
-            .expect("the caller looked it up");
+        let found = self.repositories.get_mut(&repository).expect("the caller looked it up");
         found.runs += 1;
         let number = found.runs;
-        let made = Run {
-            id: run,
-            repository,
-            number,
-            attempt: 1,
-            jobs: Vec::new(),
-            created_at,
-        };
+        let made = Run { id: run, repository, number, attempt: 1, jobs: Vec::new(), created_at };
         self.runs.insert(run, made);
         self.add_job(run, labels, script)
     }
@@ -47,11 +37,7 @@ impl World {
             name: script.name.clone().unwrap_or_else(|| "build".into()),
             labels,
             script,
-            status: if gated {
-                Status::Waiting
-            } else {
-                Status::Queued
-            },
+            status: if gated { Status::Waiting } else { Status::Queued },
             conclusion: None,
             runner: None,
             steps: Vec::new(),
@@ -87,11 +73,7 @@ impl World {
 
     /// Opens the gate of a waiting job.
     pub fn approve(&mut self, id: u64) -> bool {
-        if self
-            .jobs
-            .get(&id)
-            .is_none_or(|j| j.status != Status::Waiting)
-        {
+        if self.jobs.get(&id).is_none_or(|j| j.status != Status::Waiting) {
             return false;
         }
         self.job_mut(id).status = Status::Queued;
@@ -123,23 +105,12 @@ impl World {
     pub fn rerun(&mut self, ids: &[u64]) -> Option<Vec<u64>> {
         let jobs: Vec<&Job> = ids.iter().filter_map(|id| self.jobs.get(id)).collect();
         let run = jobs.first()?.run;
-        if jobs
-            .iter()
-            .any(|j| j.status != Status::Completed || j.run != run)
-        {
+        if jobs.iter().any(|j| j.status != Status::Completed || j.run != run) {
             return None;
         }
-        let again: Vec<_> = jobs
-            .iter()
-            .map(|j| (j.labels.clone(), j.script.clone()))
-            .collect();
+        let again: Vec<_> = jobs.iter().map(|j| (j.labels.clone(), j.script.clone())).collect();
         self.runs.get_mut(&run).expect("a job's run exists").attempt += 1;
-        Some(
-            again
-                .into_iter()
-                .map(|(labels, script)| self.add_job(run, labels, script))
-                .collect(),
-        )
+        Some(again.into_iter().map(|(labels, script)| self.add_job(run, labels, script)).collect())
     }
 
     /// A runner may take jobs of a repository.
@@ -149,37 +120,22 @@ impl World {
             Scope::Organization(org) => {
                 let group = self.group(runner);
                 org == repository.owner
-                    && group
-                        .repositories
-                        .as_ref()
-                        .is_none_or(|r| r.contains(&repository.id))
-                    && (group.allows_public
-                        || repository.visibility == super::model::Visibility::Private)
+                    && group.repositories.as_ref().is_none_or(|r| r.contains(&repository.id))
+                    && (group.allows_public || repository.visibility == super::model::Visibility::Private)
             }
         }
     }
 
     fn fits(&self, runner: &Runner, job: &Job) -> bool {
         self.serves(runner, &self.repositories[&job.repository])
-            && job.labels.iter().all(|want| {
-                runner
-                    .labels
-                    .iter()
-                    .any(|has| has.eq_ignore_ascii_case(want))
-            })
+            && job.labels.iter().all(|want| runner.labels.iter().any(|has| has.eq_ignore_ascii_case(want)))
     }
 
     /// Gives a queued job to an idle runner, if there is one.
     pub fn match_job(&mut self, id: u64) {
         let job = &self.jobs[&id];
         let idle = |r: &&Runner| r.job.is_none() && r.session.as_ref().is_some_and(|s| s.ready);
-        let Some(runner) = self
-            .runners
-            .values()
-            .filter(idle)
-            .find(|r| self.fits(r, job))
-            .map(|r| r.id)
-        else {
+        let Some(runner) = self.runners.values().filter(idle).find(|r| self.fits(r, job)).map(|r| r.id) else {
             return;
         };
         self.assign(id, runner);
@@ -191,12 +147,7 @@ impl World {
         if runner.job.is_some() {
             return;
         }
-        let Some(job) = self
-            .queued
-            .iter()
-            .copied()
-            .find(|job| self.fits(runner, &self.jobs[job]))
-        else {
+        let Some(job) = self.queued.iter().copied().find(|job| self.fits(runner, &self.jobs[job])) else {
             return;
         };
         self.assign(job, id);
@@ -204,15 +155,9 @@ impl World {
 
     /// Reserves a job for a runner and wakes the runner's poll; the job begins when the poll fetches it.
     fn assign(&mut self, job_id: u64, runner_id: u64) {
-        let runner = self
-            .runners
-            .get_mut(&runner_id)
-            .expect("matched among the registered");
+        let runner = self.runners.get_mut(&runner_id).expect("matched among the registered");
         runner.job = Some(job_id);
-        let session = runner
-            .session
-            .as_mut()
-            .expect("only a runner with a session is matched");
+        let session = runner.session.as_mut().expect("only a runner with a session is matched");
         session.ready = false;
         session.wake.notify_one();
         self.queued.remove(&job_id);
@@ -261,12 +206,7 @@ impl World {
 
     fn name_runner(&self, runner: &Runner) -> NamedRunner {
         let group = self.group(runner);
-        NamedRunner {
-            id: runner.id,
-            name: runner.name.clone(),
-            group_id: group.id,
-            group_name: group.name.clone(),
-        }
+        NamedRunner { id: runner.id, name: runner.name.clone(), group_id: group.id, group_name: group.name.clone() }
     }
 
     fn job_message(&self, id: u64) -> JobMessage {
@@ -296,11 +236,7 @@ impl World {
             conclusion => job.steps.push(Step {
                 name,
                 number,
-                status: if conclusion.is_some() {
-                    Status::Completed
-                } else {
-                    Status::InProgress
-                },
+                status: if conclusion.is_some() { Status::Completed } else { Status::InProgress },
                 conclusion,
                 started_at: Some(now),
                 completed_at: conclusion.map(|_| now),
@@ -321,15 +257,7 @@ impl World {
             return false;
         };
         let cancelled = self.jobs[&job].cancel_at.is_some();
-        self.end_job(
-            job,
-            if cancelled {
-                Conclusion::Cancelled
-            } else {
-                complete.conclusion
-            },
-            None,
-        );
+        self.end_job(job, if cancelled { Conclusion::Cancelled } else { complete.conclusion }, None);
         self.retire(runner_id);
         true
     }
@@ -347,19 +275,11 @@ impl World {
             finish_open_step(job, number, conclusion, now);
         }
         if job.status == Status::Queued {
-            self.runners
-                .values_mut()
-                .filter(|r| r.job == Some(id))
-                .for_each(|r| r.job = None);
+            self.runners.values_mut().filter(|r| r.job == Some(id)).for_each(|r| r.job = None);
         }
         let job = self.job_mut(id);
         if job.runner.is_none() && zero {
-            job.runner = Some(NamedRunner {
-                id: 0,
-                name: String::new(),
-                group_id: 0,
-                group_name: String::new(),
-            });
+            job.runner = Some(NamedRunner { id: 0, name: String::new(), group_id: 0, group_name: String::new() });
         }
         job.status = Status::Completed;
         job.conclusion = Some(conclusion);
@@ -370,11 +290,7 @@ impl World {
 
     /// GitHub changes its mind, as it does when a runner vanishes before it begins: a running job is queued again.
     pub fn requeue(&mut self, id: u64) -> bool {
-        let Some(job) = self
-            .jobs
-            .get_mut(&id)
-            .filter(|j| j.status == Status::InProgress)
-        else {
+        let Some(job) = self.jobs.get_mut(&id).filter(|j| j.status == Status::InProgress) else {
             return false;
         };
         job.status = Status::Queued;
@@ -391,19 +307,14 @@ impl World {
     }
 
     pub(crate) fn job_mut(&mut self, id: u64) -> &mut Job {
-        self.jobs
-            .get_mut(&id)
-            .expect("the job exists: ids are never removed")
+        self.jobs.get_mut(&id).expect("the job exists: ids are never removed")
     }
 
     fn tell_job(&mut self, id: u64, action: &'static str) {
         let job = &self.jobs[&id];
         let repository = &self.repositories[&job.repository];
         // An App hears only of repositories that it is installed on, and nothing while it is suspended.
-        let Some(installation) = self
-            .installation_reaching(repository)
-            .filter(|i| i.suspended_at.is_none())
-        else {
+        let Some(installation) = self.installation_reaching(repository).filter(|i| i.suspended_at.is_none()) else {
             return;
         };
         let event = payload::workflow_job(self, job, repository, installation, action);
@@ -411,16 +322,8 @@ impl World {
     }
 }
 
-fn finish_open_step(
-    job: &mut Job,
-    number: usize,
-    conclusion: Conclusion,
-    now: chrono::DateTime<chrono::Utc>,
-) {
-    let open = job
-        .steps
-        .iter_mut()
-        .find(|s| s.number == number && s.status == Status::InProgress);
+fn finish_open_step(job: &mut Job, number: usize, conclusion: Conclusion, now: chrono::DateTime<chrono::Utc>) {
+    let open = job.steps.iter_mut().find(|s| s.number == number && s.status == Status::InProgress);
     if let Some(step) = open {
         step.status = Status::Completed;
         step.conclusion = Some(conclusion);

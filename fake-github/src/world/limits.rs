@@ -45,12 +45,7 @@ pub enum Limited {
 
 impl World {
     /// Counts a call. The budget is told in either case.
-    pub fn spend(
-        &mut self,
-        who: &str,
-        resource: Resource,
-        points: u32,
-    ) -> (Budget, Option<Limited>) {
+    pub fn spend(&mut self, who: &str, resource: Resource, points: u32) -> (Budget, Option<Limited>) {
         let limit = match resource {
             Resource::Core => self.switches.primary_limit,
             Resource::Registration => self.switches.registration_limit,
@@ -78,24 +73,13 @@ impl World {
     pub fn exhaust(&mut self, who: &str) {
         for resource in [Resource::Core, Resource::Registration] {
             let limit = self.budget(who, resource).limit;
-            self.window(who, resource.word(), limit, Duration::hours(1))
-                .used = limit;
+            self.window(who, resource.word(), limit, Duration::hours(1)).used = limit;
         }
     }
 
-    fn window(
-        &mut self,
-        who: &str,
-        what: &'static str,
-        limit: u32,
-        length: Duration,
-    ) -> &mut Budget {
+    fn window(&mut self, who: &str, what: &'static str, limit: u32, length: Duration) -> &mut Budget {
         let now = self.now();
-        let fresh = Budget {
-            limit,
-            used: 0,
-            reset: now + length,
-        };
+        let fresh = Budget { limit, used: 0, reset: now + length };
         let budget = self.budgets.entry((who.to_owned(), what)).or_insert(fresh);
         if budget.reset <= now {
             *budget = fresh;

@@ -150,12 +150,8 @@ pub struct World {
 impl World {
     /// A GitHub with one App and no installation.
     pub fn new(api_url: String) -> Self {
-        let mut ids = Ids {
-            small: 61_000_000,
-            job: 50_000_000_000,
-            run: 18_000_000_000,
-            delivery: 300_000_000_000_000,
-        };
+        let mut ids =
+            Ids { small: 61_000_000, job: 50_000_000_000, run: 18_000_000_000, delivery: 300_000_000_000_000 };
         let owner = ids.small();
         let app = App {
             id: ids.small(),
@@ -163,18 +159,11 @@ impl World {
             slug: "flyci-test".into(),
             owner,
             hook_id: ids.small(),
-            permissions: APP_PERMISSIONS
-                .iter()
-                .map(|(k, v)| ((*k).into(), (*v).into()))
-                .collect(),
+            permissions: APP_PERMISSIONS.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
             events: APP_EVENTS.iter().map(|e| (*e).into()).collect(),
             created_at: Utc::now(),
         };
-        let operator = Account {
-            id: owner,
-            login: "operator".into(),
-            kind: model::AccountKind::Organization,
-        };
+        let operator = Account { id: owner, login: "operator".into(), kind: model::AccountKind::Organization };
         Self {
             app,
             api_url,
@@ -212,14 +201,7 @@ impl World {
     /// Sends an event with any payload: for malformed, foreign and historic ones.
     pub fn send_event(&mut self, name: impl Into<Cow<'static, str>>, payload: Value) {
         let name = name.into();
-        self.emit(Event {
-            name,
-            action: None,
-            installation: None,
-            repository: None,
-            key: 0,
-            payload,
-        });
+        self.emit(Event { name, action: None, installation: None, repository: None, key: 0, payload });
     }
 
     /// Puts an event into the outbox.
@@ -231,16 +213,12 @@ impl World {
     /// A repository by the names in a path; both ignore case, as GitHub's do.
     pub fn repository_named(&self, owner: &str, name: &str) -> Option<&Repository> {
         let owner = self.account_named(owner)?.id;
-        self.repositories
-            .values()
-            .find(|r| r.owner == owner && r.name.eq_ignore_ascii_case(name))
+        self.repositories.values().find(|r| r.owner == owner && r.name.eq_ignore_ascii_case(name))
     }
 
     /// An account by its login.
     pub fn account_named(&self, login: &str) -> Option<&Account> {
-        self.accounts
-            .values()
-            .find(|a| a.login.eq_ignore_ascii_case(login))
+        self.accounts.values().find(|a| a.login.eq_ignore_ascii_case(login))
     }
 
     /// The installation of an account.
@@ -250,15 +228,12 @@ impl World {
 
     /// The installation that reaches a repository.
     pub fn installation_reaching(&self, repository: &Repository) -> Option<&Installed> {
-        self.installation_of(repository.owner)
-            .filter(|_| repository.selected)
+        self.installation_of(repository.owner).filter(|_| repository.selected)
     }
 
     /// A repository's owner.
     pub fn owner(&self, repository: &Repository) -> &Account {
-        self.accounts
-            .get(&repository.owner)
-            .expect("a repository's owner exists")
+        self.accounts.get(&repository.owner).expect("a repository's owner exists")
     }
 
     /// A runner's group.

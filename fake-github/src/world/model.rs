@@ -321,9 +321,6 @@ impl JobScript {
 
 impl fmt::Debug for JobScript {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JobScript")
-            .field("name", &self.name)
-            .field("steps", &self.steps.len())
-            .finish_non_exhaustive()
+        f.debug_struct("JobScript").field("name", &self.name).field("steps", &self.steps.len()).finish_non_exhaustive()
     }
 }

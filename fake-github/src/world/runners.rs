@@ -31,18 +31,8 @@ pub enum RemovalRefusal {
 
 impl World {
     /// Registers a runner. `None`: the name is taken in this scope.
-    pub fn register(
-        &mut self,
-        scope: Scope,
-        group: u64,
-        name: &str,
-        labels: Vec<String>,
-    ) -> Option<(u64, String)> {
-        if self
-            .runners
-            .values()
-            .any(|r| r.scope == scope && r.name == name)
-        {
+    pub fn register(&mut self, scope: Scope, group: u64, name: &str, labels: Vec<String>) -> Option<(u64, String)> {
+        if self.runners.values().any(|r| r.scope == scope && r.name == name) {
             return None;
         }
         let token = random_token("jit_");
@@ -67,19 +57,10 @@ impl World {
     }
 
     /// Opens the one session of a JIT configuration.
-    pub fn open_session(
-        &mut self,
-        jit_token: &str,
-        version: &str,
-        os: &str,
-    ) -> Result<String, SessionRefusal> {
+    pub fn open_session(&mut self, jit_token: &str, version: &str, os: &str) -> Result<String, SessionRefusal> {
         let wanted = digest(jit_token);
         let deprecated = self.switches.deprecated_runners;
-        let runner = self
-            .runners
-            .values_mut()
-            .find(|r| r.jit_digest == wanted)
-            .ok_or(SessionRefusal::Gone)?;
+        let runner = self.runners.values_mut().find(|r| r.jit_digest == wanted).ok_or(SessionRefusal::Gone)?;
         if runner.used {
             return Err(SessionRefusal::Used);
         }
@@ -134,11 +115,7 @@ impl World {
 
     /// Removes a runner that somebody asked to remove.
     pub fn delete_runner(&mut self, id: u64, scope: Scope) -> Result<(), RemovalRefusal> {
-        let runner = self
-            .runners
-            .get(&id)
-            .filter(|r| r.scope == scope)
-            .ok_or(RemovalRefusal::NotFound)?;
+        let runner = self.runners.get(&id).filter(|r| r.scope == scope).ok_or(RemovalRefusal::NotFound)?;
         if runner.busy() {
             return Err(RemovalRefusal::Busy);
         }
@@ -180,8 +157,6 @@ impl Runner {
 
     /// Its session is alive.
     pub fn online(&self) -> bool {
-        self.session
-            .as_ref()
-            .is_some_and(|s| s.silent_since.is_none())
+        self.session.as_ref().is_some_and(|s| s.silent_since.is_none())
     }
 }

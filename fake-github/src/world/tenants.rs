@@ -32,20 +32,9 @@ impl World {
 
     fn add_account(&mut self, login: &str, kind: AccountKind) -> u64 {
         let id = self.ids.small();
-        self.accounts.insert(
-            id,
-            Account {
-                id,
-                login: login.into(),
-                kind,
-            },
-        );
-        let default = RunnerGroup {
-            id: DEFAULT_GROUP,
-            name: "Default".into(),
-            repositories: None,
-            allows_public: false,
-        };
+        self.accounts.insert(id, Account { id, login: login.into(), kind });
+        let default =
+            RunnerGroup { id: DEFAULT_GROUP, name: "Default".into(), repositories: None, allows_public: false };
         self.groups.insert((id, DEFAULT_GROUP), default);
         id
     }
@@ -53,37 +42,16 @@ impl World {
     /// Adds a runner group to an organisation. `repositories: None` admits all.
     pub fn add_group(&mut self, org: u64, name: &str, repositories: Option<BTreeSet<u64>>) -> u64 {
         let id = self.ids.small();
-        self.groups.insert(
-            (org, id),
-            RunnerGroup {
-                id,
-                name: name.into(),
-                repositories,
-                allows_public: false,
-            },
-        );
+        self.groups.insert((org, id), RunnerGroup { id, name: name.into(), repositories, allows_public: false });
         id
     }
 
     /// Adds a repository to an installed account.
-    pub fn add_repository(
-        &mut self,
-        installation: u64,
-        name: &str,
-        visibility: Visibility,
-    ) -> Option<u64> {
+    pub fn add_repository(&mut self, installation: u64, name: &str, visibility: Visibility) -> Option<u64> {
         let owner = self.installations.get(&installation)?.account;
         let id = self.ids.small();
         let created_at = self.now();
-        let repository = Repository {
-            id,
-            owner,
-            name: name.into(),
-            visibility,
-            selected: true,
-            runs: 0,
-            created_at,
-        };
+        let repository = Repository { id, owner, name: name.into(), visibility, selected: true, runs: 0, created_at };
         self.repositories.insert(id, repository);
         self.tell_selection(id, "added");
         Some(id)
@@ -128,8 +96,7 @@ impl World {
             return false;
         }
         self.tell_installation(installation, "deleted");
-        self.tokens
-            .retain(|_, token| token.installation != installation);
+        self.tokens.retain(|_, token| token.installation != installation);
         self.installations.remove(&installation);
         true
     }
@@ -190,9 +157,7 @@ impl World {
             return false;
         };
         let from = std::mem::replace(&mut found.owner, to);
-        self.runners.retain(|_, r| {
-            r.scope != super::model::Scope::Repository(repository) || r.job.is_some()
-        });
+        self.runners.retain(|_, r| r.scope != super::model::Scope::Repository(repository) || r.job.is_some());
         let from = &self.accounts[&from];
         let from = match crate::shapes::organization(self, from) {
             Some(organization) => serde_json::json!({ "organization": organization }),
@@ -205,28 +170,16 @@ impl World {
 
     /// Deletes a repository with its jobs' future.
     pub fn delete_repository(&mut self, repository: u64) -> bool {
-        if self
-            .repositories
-            .get(&repository)
-            .is_none_or(|r| !r.selected)
-        {
+        if self.repositories.get(&repository).is_none_or(|r| !r.selected) {
             return false;
         }
         self.tell_repository(repository, "deleted", None);
-        let queued: Vec<u64> = self
-            .queued
-            .iter()
-            .copied()
-            .filter(|j| self.jobs[j].repository == repository)
-            .collect();
+        let queued: Vec<u64> = self.queued.iter().copied().filter(|j| self.jobs[j].repository == repository).collect();
         for job in queued {
             self.queued.remove(&job);
         }
         // The row stays, unreachable, since its jobs still point to it.
-        self.repositories
-            .get_mut(&repository)
-            .expect("looked up above")
-            .selected = false;
+        self.repositories.get_mut(&repository).expect("looked up above").selected = false;
         true
     }
 
@@ -235,13 +188,9 @@ impl World {
         let Some(account) = self.installations.get(&installation).map(|i| i.account) else {
             return false;
         };
-        let found = self
-            .accounts
-            .get_mut(&account)
-            .expect("an installation's account exists");
+        let found = self.accounts.get_mut(&account).expect("an installation's account exists");
         let from = std::mem::replace(&mut found.login, login.into());
-        let event =
-            payload::installation_target_renamed(self, &self.installations[&installation], &from);
+        let event = payload::installation_target_renamed(self, &self.installations[&installation], &from);
         self.emit(event);
         true
     }
@@ -266,12 +215,7 @@ impl World {
         self.emit(event);
     }
 
-    fn tell_repository(
-        &mut self,
-        id: u64,
-        action: &'static str,
-        changes: Option<serde_json::Value>,
-    ) {
+    fn tell_repository(&mut self, id: u64, action: &'static str, changes: Option<serde_json::Value>) {
         let repository = &self.repositories[&id];
         let Some(installation) = self.installation_reaching(repository) else {
             return;

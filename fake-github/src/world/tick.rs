@@ -25,9 +25,7 @@ impl World {
         let limit = self.switches.silence();
         let mut changed = false;
         for session in self.runners.values_mut().filter_map(|r| r.session.as_mut()) {
-            if session.silent_since.is_none()
-                && now.saturating_duration_since(session.heard) > limit
-            {
+            if session.silent_since.is_none() && now.saturating_duration_since(session.heard) > limit {
                 session.silent_since = Some(now);
                 session.ready = false;
                 changed = true;
@@ -75,15 +73,10 @@ impl World {
         let overdue = |job: &u64| {
             let job = &self.jobs[job];
             job.status == Status::InProgress
-                && job
-                    .cancel_at
-                    .is_some_and(|at| now.saturating_duration_since(at) >= grace)
+                && job.cancel_at.is_some_and(|at| now.saturating_duration_since(at) >= grace)
         };
-        let due: Vec<(u64, u64)> = self
-            .runners
-            .values()
-            .filter_map(|r| r.job.filter(&overdue).map(|job| (job, r.id)))
-            .collect();
+        let due: Vec<(u64, u64)> =
+            self.runners.values().filter_map(|r| r.job.filter(&overdue).map(|job| (job, r.id))).collect();
         for (job, runner) in &due {
             self.end_job(*job, Conclusion::Cancelled, None);
             self.remove_runner(*runner);

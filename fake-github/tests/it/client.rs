@@ -24,10 +24,7 @@ pub struct App<'a> {
 impl<'a> App<'a> {
     /// The App that the server knows.
     pub fn of(github: &'a FakeGitHub) -> Self {
-        Self {
-            github,
-            http: http(github.ca_pem()),
-        }
+        Self { github, http: http(github.ca_pem()) }
     }
 
     /// A JWT that is valid from `iat` to `exp`, in seconds from now.
@@ -36,18 +33,8 @@ impl<'a> App<'a> {
     }
 
     /// A call with a bearer.
-    pub async fn call(
-        &self,
-        method: Method,
-        path: &str,
-        bearer: &str,
-        body: Option<Value>,
-    ) -> Response {
-        let url = if path.starts_with("http") {
-            path.to_owned()
-        } else {
-            format!("{}{path}", self.github.url())
-        };
+    pub async fn call(&self, method: Method, path: &str, bearer: &str, body: Option<Value>) -> Response {
+        let url = if path.starts_with("http") { path.to_owned() } else { format!("{}{path}", self.github.url()) };
         let mut request = self.http.request(method, url).bearer_auth(bearer);
         if let Some(body) = body {
             request = request.json(&body);
@@ -66,48 +53,29 @@ impl<'a> App<'a> {
         let path = format!("/app/installations/{installation}/access_tokens");
         let answer = self.app(Method::POST, &path).await;
         assert_eq!(answer.status(), 201);
-        answer.json::<Value>().await.unwrap()["token"]
-            .as_str()
-            .unwrap()
-            .to_owned()
+        answer.json::<Value>().await.unwrap()["token"].as_str().unwrap().to_owned()
     }
 
     /// Asks for a JIT configuration.
     pub async fn jit(&self, token: &str, repo: &Repo, name: &str, labels: &[&str]) -> Response {
-        let path = format!(
-            "/repos/{}/actions/runners/generate-jitconfig",
-            repo.full_name
-        );
+        let path = format!("/repos/{}/actions/runners/generate-jitconfig", repo.full_name);
         let body = json!({ "name": name, "runner_group_id": 1, "labels": labels });
         self.call(Method::POST, &path, token, Some(body)).await
     }
 
     /// Asks for a JIT configuration that must be given: runner id and configuration.
-    pub async fn runner(
-        &self,
-        token: &str,
-        repo: &Repo,
-        name: &str,
-        labels: &[&str],
-    ) -> (u64, String) {
+    pub async fn runner(&self, token: &str, repo: &Repo, name: &str, labels: &[&str]) -> (u64, String) {
         let answer = self.jit(token, repo, name, labels).await;
         assert_eq!(answer.status(), 201);
         let answer: Value = answer.json().await.unwrap();
-        (
-            answer["runner"]["id"].as_u64().unwrap(),
-            answer["encoded_jit_config"].as_str().unwrap().to_owned(),
-        )
+        (answer["runner"]["id"].as_u64().unwrap(), answer["encoded_jit_config"].as_str().unwrap().to_owned())
     }
 }
 
 /// An HTTP client that trusts one CA.
 pub fn http(ca: Option<&str>) -> Client {
     let tls = tls(ca.unwrap_or_default());
-    Client::builder()
-        .no_proxy()
-        .tls_backend_preconfigured(tls)
-        .build()
-        .unwrap()
+    Client::builder().no_proxy().tls_backend_preconfigured(tls).build().unwrap()
 }
 
 /// A JWT that is valid from `iat` to `exp`, in seconds from now.
@@ -162,10 +130,7 @@ impl Hook {
 
     /// `workflow_job queued`, `ping`.
     pub fn title(&self) -> String {
-        let action = self.body["action"]
-            .as_str()
-            .map(|a| format!(" {a}"))
-            .unwrap_or_default();
+        let action = self.body["action"].as_str().map(|a| format!(" {a}")).unwrap_or_default();
         format!("{}{action}", self.header("x-github-event"))
     }
 }
@@ -183,14 +148,9 @@ impl Receiver {
         let receiver = Self::default();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/webhooks/github", listener.local_addr().unwrap());
-        let app = axum::Router::new()
-            .route("/webhooks/github", post(receive))
-            .with_state(receiver.clone());
+        let app = axum::Router::new().route("/webhooks/github", post(receive)).with_state(receiver.clone());
         tokio::spawn(async move {
-            axum_server::from_tcp(listener.into_std().unwrap())
-                .unwrap()
-                .serve(app.into_make_service())
-                .await
+            axum_server::from_tcp(listener.into_std().unwrap()).unwrap().serve(app.into_make_service()).await
         });
         github.set_webhook(&url, None).unwrap();
         receiver
@@ -214,14 +174,6 @@ impl Receiver {
 
 async fn receive(State(receiver): State<Receiver>, headers: HeaderMap, raw: Bytes) -> StatusCode {
     let body = serde_json::from_slice(&raw).unwrap();
-    receiver
-        .hooks
-        .lock()
-        .unwrap()
-        .push(Hook { headers, raw, body });
-    receiver
-        .answer
-        .lock()
-        .unwrap()
-        .unwrap_or(StatusCode::ACCEPTED)
+    receiver.hooks.lock().unwrap().push(Hook { headers, raw, body });
+    receiver.answer.lock().unwrap().unwrap_or(StatusCode::ACCEPTED)
 }

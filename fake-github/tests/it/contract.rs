@@ -20,19 +20,10 @@ impl Description {
     fn fetch() -> Self {
         let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
         let dir = here.parent().unwrap().join("target/contract");
-        let fetched = Command::new(here.join("contract/fetch.sh"))
-            .arg(&dir)
-            .output()
-            .unwrap();
-        assert!(
-            fetched.status.success(),
-            "{}",
-            String::from_utf8_lossy(&fetched.stderr)
-        );
+        let fetched = Command::new(here.join("contract/fetch.sh")).arg(&dir).output().unwrap();
+        assert!(fetched.status.success(), "{}", String::from_utf8_lossy(&fetched.stderr));
         let text = std::fs::read(dir.join("schemas.json")).unwrap();
-        Self {
-            schemas: serde_json::from_slice(&text).unwrap(),
-        }
+        Self { schemas: serde_json::from_slice(&text).unwrap() }
     }
 
     /// Fetched once, however many tests run at the same time.
@@ -48,15 +39,8 @@ impl Description {
         // A reference beside other keywords counts for nothing in draft 7.
         let schema = json!({ "allOf": [schema], "definitions": self.schemas["definitions"] });
         let schema = jsonschema::draft7::new(&schema).unwrap();
-        let faults: Vec<String> = schema
-            .iter_errors(value)
-            .map(|e| format!("{}: {e}", e.instance_path()))
-            .collect();
-        assert!(
-            faults.is_empty(),
-            "{kind} {name}:\n{}\n{value:#}",
-            faults.join("\n")
-        );
+        let faults: Vec<String> = schema.iter_errors(value).map(|e| format!("{}: {e}", e.instance_path())).collect();
+        assert!(faults.is_empty(), "{kind} {name}:\n{}\n{value:#}", faults.join("\n"));
     }
 
     /// Checks an answer, and gives its body.
@@ -68,11 +52,7 @@ impl Description {
     }
 
     fn hook(&self, hook: &Hook) {
-        self.check(
-            "webhooks",
-            &hook.title().replace([' ', '_'], "-"),
-            &hook.body,
-        );
+        self.check("webhooks", &hook.title().replace([' ', '_'], "-"), &hook.body);
     }
 }
 
@@ -92,39 +72,24 @@ async fn answers_to_the_app_are_as_github_describes_them() {
         ("/app", "/app"),
         ("/app/installations", "/app/installations"),
         ("/app/installations/{installation_id}", &one),
-        (
-            "/repos/{owner}/{repo}/installation",
-            "/repos/acme/app/installation",
-        ),
+        ("/repos/{owner}/{repo}/installation", "/repos/acme/app/installation"),
         ("/orgs/{org}/installation", "/orgs/acme/installation"),
         ("/app/hook/config", "/app/hook/config"),
         ("/app/hook/deliveries", "/app/hook/deliveries"),
         ("/meta", "/meta"),
         ("/rate_limit", "/rate_limit"),
     ] {
-        described
-            .answer(
-                &format!("GET {route}"),
-                200,
-                app.app(Method::GET, path).await,
-            )
-            .await;
+        described.answer(&format!("GET {route}"), 200, app.app(Method::GET, path).await).await;
     }
     let route = "POST /app/installations/{installation_id}/access_tokens";
-    described
-        .answer(route, 201, app.app(Method::POST, &tokens).await)
-        .await;
-    let missing = app
-        .app(Method::POST, "/app/installations/7/access_tokens")
-        .await;
+    described.answer(route, 201, app.app(Method::POST, &tokens).await).await;
+    let missing = app.app(Method::POST, "/app/installations/7/access_tokens").await;
     described.answer(route, 404, missing).await;
 
     let attempt = github.deliveries()[0].id;
     let path = format!("/app/hook/deliveries/{attempt}");
     let route = "GET /app/hook/deliveries/{delivery_id}";
-    described
-        .answer(route, 200, app.app(Method::GET, &path).await)
-        .await;
+    described.answer(route, 200, app.app(Method::GET, &path).await).await;
     let route = "POST /app/hook/deliveries/{delivery_id}/attempts";
     let again = app.app(Method::POST, &format!("{path}/attempts")).await;
     described.answer(route, 202, again).await;
@@ -170,9 +135,7 @@ async fn answers_about_runners_are_as_github_describes_them() {
     let body = json!({ "name": "one", "runner_group_id": 1, "labels": ["x"] });
     let made = caller.call(&jit, 201, &path, Some(body.clone())).await;
     caller.call(&jit, 409, &path, Some(body)).await;
-    caller
-        .call(&jit, 422, &path, Some(json!({ "name": "two" })))
-        .await;
+    caller.call(&jit, 422, &path, Some(json!({ "name": "two" }))).await;
     caller.get(runners, here).await;
     let one = format!("{here}/{}", made["runner"]["id"]);
     caller.get(&format!("{runners}/{{runner_id}}"), &one).await;
@@ -181,9 +144,7 @@ async fn answers_about_runners_are_as_github_describes_them() {
     let jit = format!("POST {runners}/generate-jitconfig");
     let here = "/orgs/acme/actions/runners";
     let body = json!({ "name": "three", "runner_group_id": group, "labels": ["x"] });
-    let made = caller
-        .call(&jit, 201, &format!("{here}/generate-jitconfig"), Some(body))
-        .await;
+    let made = caller.call(&jit, 201, &format!("{here}/generate-jitconfig"), Some(body)).await;
     caller.get(runners, here).await;
     let one = format!("{here}/{}", made["runner"]["id"]);
     caller.get(&format!("{runners}/{{runner_id}}"), &one).await;
@@ -191,13 +152,9 @@ async fn answers_about_runners_are_as_github_describes_them() {
     let groups = "/orgs/{org}/actions/runner-groups";
     let here = format!("/orgs/acme/actions/runner-groups/{group}");
     caller.get(groups, "/orgs/acme/actions/runner-groups").await;
-    caller
-        .get(&format!("{groups}/{{runner_group_id}}"), &here)
-        .await;
+    caller.get(&format!("{groups}/{{runner_group_id}}"), &here).await;
     let repositories = format!("{groups}/{{runner_group_id}}/repositories");
-    caller
-        .get(&repositories, &format!("{here}/repositories"))
-        .await;
+    caller.get(&repositories, &format!("{here}/repositories")).await;
 }
 
 #[tokio::test]
@@ -212,42 +169,20 @@ async fn answers_about_runs_and_jobs_are_as_github_describes_them() {
 
     let actions = "/repos/{owner}/{repo}/actions";
     let here = "/repos/acme/app/actions";
-    caller
-        .get("/installation/repositories", "/installation/repositories")
-        .await;
+    caller.get("/installation/repositories", "/installation/repositories").await;
     caller.get("/repos/{owner}/{repo}", "/repos/acme/app").await;
-    caller
-        .get(
-            &format!("{actions}/runs"),
-            &format!("{here}/runs?status=queued"),
-        )
-        .await;
+    caller.get(&format!("{actions}/runs"), &format!("{here}/runs?status=queued")).await;
     let run = format!("{here}/runs/{}", job.run_id);
-    caller
-        .get(&format!("{actions}/runs/{{run_id}}"), &run)
-        .await;
+    caller.get(&format!("{actions}/runs/{{run_id}}"), &run).await;
     let jobs = format!("{here}/runs/{}/jobs", ended.run_id);
-    caller
-        .get(&format!("{actions}/runs/{{run_id}}/jobs"), &jobs)
-        .await;
+    caller.get(&format!("{actions}/runs/{{run_id}}/jobs"), &jobs).await;
     let one = format!("{here}/jobs/{}", job.id);
-    caller
-        .get(&format!("{actions}/jobs/{{job_id}}"), &one)
-        .await;
+    caller.get(&format!("{actions}/jobs/{{job_id}}"), &one).await;
 
     let rerun = format!("POST {actions}/jobs/{{job_id}}/rerun");
-    caller
-        .call(
-            &rerun,
-            201,
-            &format!("{here}/jobs/{}/rerun", ended.id),
-            None,
-        )
-        .await;
+    caller.call(&rerun, 201, &format!("{here}/jobs/{}/rerun", ended.id), None).await;
     let cancel = format!("POST {actions}/runs/{{run_id}}/cancel");
-    caller
-        .call(&cancel, 202, &format!("{run}/cancel"), None)
-        .await;
+    caller.call(&cancel, 202, &format!("{run}/cancel"), None).await;
 }
 
 #[tokio::test]
@@ -284,13 +219,8 @@ async fn webhooks_are_as_github_describes_them() {
     let hooks = receiver.hooks();
     hooks.iter().for_each(|hook| described.hook(hook));
     let told: std::collections::BTreeSet<String> = receiver.titles().into_iter().collect();
-    let all: std::collections::BTreeSet<String> = described.schemas["webhooks"]
-        .as_object()
-        .unwrap()
-        .keys()
-        .cloned()
-        .collect();
-    let told: std::collections::BTreeSet<String> =
-        told.iter().map(|t| t.replace([' ', '_'], "-")).collect();
+    let all: std::collections::BTreeSet<String> =
+        described.schemas["webhooks"].as_object().unwrap().keys().cloned().collect();
+    let told: std::collections::BTreeSet<String> = told.iter().map(|t| t.replace([' ', '_'], "-")).collect();
     assert_eq!(told, all, "every event that is described was sent");
 }

@@ -29,30 +29,17 @@ impl Process {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let url = tokio::time::timeout(DEADLINE, lines.next_line())
-            .await
-            .unwrap()
-            .unwrap()
-            .unwrap();
+        let url = tokio::time::timeout(DEADLINE, lines.next_line()).await.unwrap().unwrap().unwrap();
         let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
         let about: Value = serde_json::from_str(&read("github.json")).unwrap();
         assert_eq!(about["url"], url);
         let http = client::http(Some(&read("ca.pem")));
-        Self {
-            _child: child,
-            dir,
-            http,
-            about,
-        }
+        Self { _child: child, dir, http, about }
     }
 
     async fn call(&self, method: Method, path: &str, bearer: &str, body: Value) -> Value {
         let url = format!("{}{path}", self.about["url"].as_str().unwrap());
-        let request = self
-            .http
-            .request(method, url)
-            .bearer_auth(bearer)
-            .json(&body);
+        let request = self.http.request(method, url).bearer_auth(bearer).json(&body);
         let answer = request.send().await.unwrap();
         assert!(answer.status().is_success(), "{path}: {}", answer.status());
         answer.json().await.unwrap()
@@ -67,9 +54,7 @@ impl Process {
 #[tokio::test]
 async fn another_process_finds_all_it_needs_in_the_directory() {
     let github = Process::start().await;
-    let acme = github
-        .act(json!({ "do": "install", "account": "acme", "kind": "user" }))
-        .await;
+    let acme = github.act(json!({ "do": "install", "account": "acme", "kind": "user" })).await;
     let repo = json!({ "do": "repository", "installation": acme["id"], "name": "app", "visibility": "private" });
     let repo = github.act(repo).await;
     let script = json!({ "steps": [{ "name": "Say", "run": "echo said" }] });
@@ -82,19 +67,14 @@ async fn another_process_finds_all_it_needs_in_the_directory() {
     let token = github.call(Method::POST, &path, &jwt, json!({})).await;
     let path = "/repos/acme/app/actions/runners/generate-jitconfig";
     let asked = json!({ "name": "one", "runner_group_id": 1, "labels": ["flyci"] });
-    let made = github
-        .call(Method::POST, path, token["token"].as_str().unwrap(), asked)
-        .await;
+    let made = github.call(Method::POST, path, token["token"].as_str().unwrap(), asked).await;
     let runner = Command::new(env!("CARGO_BIN_EXE_fake-runner"))
         .arg("--dir")
         .arg(github.dir.path())
         .env(JIT_ENV, made["encoded_jit_config"].as_str().unwrap())
         .kill_on_drop(true)
         .output();
-    let runner = tokio::time::timeout(DEADLINE, runner)
-        .await
-        .unwrap()
-        .unwrap();
+    let runner = tokio::time::timeout(DEADLINE, runner).await.unwrap().unwrap();
     assert_eq!(runner.status.code(), Some(0), "{runner:?}");
 
     let control = github.about["control_token"].as_str().unwrap();
@@ -108,10 +88,7 @@ async fn secrets_are_written_for_their_owner_only() {
     use std::os::unix::fs::PermissionsExt as _;
     let github = Process::start().await;
     for name in ["app-key.pem", "webhook-secret", "github.json"] {
-        let mode = std::fs::metadata(github.dir.path().join(name))
-            .unwrap()
-            .permissions()
-            .mode();
+        let mode = std::fs::metadata(github.dir.path().join(name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o077, 0, "{name}");
     }
 }

@@ -52,9 +52,7 @@ impl<W: Write> Archive<W> {
         let size = u32::try_from(content.len()).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
         let name_size = u32::try_from(name.len() + 1).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
         let (owner, group, links, time, check) = (0, 0, 1, 0, 0);
-        let fields = [
-            self.inode, mode, owner, group, links, time, size, 0, 0, device.0, device.1, name_size, check,
-        ];
+        let fields = [self.inode, mode, owner, group, links, time, size, 0, 0, device.0, device.1, name_size, check];
         let mut header = String::from("070701");
         for field in fields {
             header.push_str(&format!("{field:08x}"));

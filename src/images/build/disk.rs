@@ -53,7 +53,9 @@ pub(crate) async fn make(directory: &Path, size: u64, label: &str, target: &Path
     Tool::new("mke2fs", MAKE)?
         .env("E2FSPROGS_FAKE_TIME", EPOCH)
         .env("SOURCE_DATE_EPOCH", EPOCH)
-        .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-L", label, "-U", UUID, "-O", FEATURES, "-E", &extended])
+        .args([
+            "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-L", label, "-U", UUID, "-O", FEATURES, "-E", &extended,
+        ])
         .arg("-d")
         .arg(directory)
         .arg(target)
@@ -72,7 +74,9 @@ async fn give_to_root(directory: &Path, image: &Path) -> Result<(), BuildError> 
         let Some(name) = std::str::from_utf8(name).ok().filter(|name| !name.contains(['"', '\n'])) else {
             return Err(BuildError::Runner(format!("{} has a name that cannot be put on a disk", path.display())));
         };
-        for field in ["uid 0", "gid 0", &format!("mtime @{EPOCH}"), &format!("ctime @{EPOCH}"), &format!("atime @{EPOCH}")] {
+        for field in
+            ["uid 0", "gid 0", &format!("mtime @{EPOCH}"), &format!("ctime @{EPOCH}"), &format!("atime @{EPOCH}")]
+        {
             orders.push_str(&format!("set_inode_field \"/{name}\" {field}\n"));
         }
         Ok(())

@@ -10,7 +10,9 @@ mod kernel;
 mod packages;
 mod rootfs;
 
-use super::{Architecture, DISK, FORMAT, INITRD, Image, ImageError, ImageFile, ImageStore, KERNEL, Kind, MANIFEST_FILE};
+use super::{
+    Architecture, DISK, FORMAT, INITRD, Image, ImageError, ImageFile, ImageStore, KERNEL, Kind, MANIFEST_FILE,
+};
 use super::{Manifest, Os, tree};
 use crate::hypervisor::process::{Tool, ToolError};
 use kernel::Kernel;
@@ -131,8 +133,7 @@ pub async fn linux_minimal(
     store: &ImageStore,
     tell: &mut (dyn FnMut(&str) + Send),
 ) -> Result<Image, BuildError> {
-    let architecture =
-        Architecture::of_this_machine().ok_or(BuildError::Machine(std::env::consts::ARCH))?;
+    let architecture = Architecture::of_this_machine().ok_or(BuildError::Machine(std::env::consts::ARCH))?;
     check_runner(options)?;
     fs::create_dir_all(&options.cache).map_err(io_at("make the directory", &options.cache))?;
     let work = Work::begin(&options.cache)?;

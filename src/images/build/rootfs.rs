@@ -17,8 +17,22 @@ const RUNNER: &str = "opt/actions-runner";
 const CERTIFICATES: &str = "etc/ssl/certs/ca-certificates.crt";
 
 const DIRECTORIES: [&str; 16] = [
-    "bin", "dev", "etc/ssl/certs", "home", "lib/modules", "mnt", "opt", "proc", "root", "run", "sbin", "sys", "tmp",
-    "usr/bin", "usr/sbin", "var/tmp",
+    "bin",
+    "dev",
+    "etc/ssl/certs",
+    "home",
+    "lib/modules",
+    "mnt",
+    "opt",
+    "proc",
+    "root",
+    "run",
+    "sbin",
+    "sys",
+    "tmp",
+    "usr/bin",
+    "usr/sbin",
+    "var/tmp",
 ];
 
 /// Small files that programs look for.

@@ -81,7 +81,6 @@ pub struct VmRow {
 }
 
 /// Vms, newest first.
-#[expect(clippy::too_many_lines, reason = "one query, and the row that it is read into")]
 pub async fn vms(db: impl PgExecutor<'_>, filter: VmFilter) -> Result<Vec<VmRow>> {
     let rows = sqlx::query!(
         r#"SELECT v.id AS "id: VmId", h.name AS host, v.slot, v.profile, v.image, v.cpus, v.memory, v.state, v.reason,

@@ -169,7 +169,8 @@ impl World {
             let rows = self.texts(&format!("SELECT row_to_json(t)::text FROM {table} t")).await;
             picture += &format!("{table}:\n  {}\n", rows.join("\n  "));
         }
-        picture + &format!("GitHub's jobs: {:#?}\nGitHub's runners: {:#?}", self.github.jobs(), self.github.all_runners())
+        picture
+            + &format!("GitHub's jobs: {:#?}\nGitHub's runners: {:#?}", self.github.jobs(), self.github.all_runners())
     }
 
     /// The end of every story: no machine, no live row, no registration is left.
