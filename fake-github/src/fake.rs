@@ -22,7 +22,7 @@ use crate::world::switches::Switches;
 const TICK: Duration = Duration::from_millis(50);
 
 /// How the server is started. The default: plain HTTP on a free port of loopback, webhooks to nobody.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// Where it listens.
     pub listen: SocketAddr,
@@ -171,6 +171,11 @@ impl FakeGitHub {
     /// Authorises calls of `/_control`.
     pub fn control_token(&self) -> &str {
         &self.hub.wiring.control_token
+    }
+
+    /// A key that GitHub does not know: the other half of a rotation.
+    pub fn unknown_private_key_pem() -> Result<String, StartError> {
+        AppKey::generate().map(|key| key.private_pem).map_err(StartError::Key)
     }
 
     /// Sends webhooks elsewhere from now on; `ca_pem` is the CA of that receiver.

@@ -82,6 +82,13 @@ impl Hub {
         change(&mut self.lock())
     }
 
+    /// Waits until every event was sent (or dropped) and answered. Answers how many attempts failed.
+    pub async fn settled(&self, within: Duration) -> Result<usize, Late> {
+        let failed = |w: &World| w.log.iter().filter(|r| !r.ok()).count();
+        let look = |w: &World| (w.in_flight == 0).then(|| failed(w));
+        self.wait("every event delivered", within, look).await
+    }
+
     /// Waits until `look` answers something.
     pub async fn wait<T>(
         &self,

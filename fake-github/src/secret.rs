@@ -17,7 +17,12 @@ pub fn random_token(prefix: &str) -> String {
 
 /// What a token is found by.
 pub fn digest(token: &str) -> String {
-    hex::encode(Sha256::digest(token.as_bytes()))
+    digest_bytes(token.as_bytes())
+}
+
+/// SHA-256, hexadecimal.
+pub fn digest_bytes(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
 }
 
 /// `X-Hub-Signature-256` of a body.

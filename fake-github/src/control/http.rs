@@ -38,6 +38,7 @@ pub fn router(hub: Arc<Hub>) -> Router<Arc<Hub>> {
         .route("/_control/jobs/{id}", get(job))
         .route("/_control/jobs/{id}/log", get(log))
         .route("/_control/jobs/{id}/wait", get(wait))
+        .route("/_control/settled", get(settled))
         .route("/_control/runners", get(runners))
         .route("/_control/deliveries", get(deliveries))
         .route("/_control/requests", get(requests))
@@ -153,6 +154,20 @@ async fn wait(State(hub): State<Arc<Hub>>, Path(id): Path<u64>, Query(wait): Que
     let what = format!("job {id} {}", wait.status.word());
     match hub.wait(&what, within, |w| JobView::of(w, id).filter(|j| j.status == wait.status)).await {
         Ok(job) => Json(job).into_response(),
+        Err(late) => failed(StatusCode::REQUEST_TIMEOUT, &late.to_string()),
+    }
+}
+
+#[derive(Deserialize)]
+struct Within {
+    within_ms: u64,
+}
+
+/// Answers when every event was sent or dropped: how many attempts of the log failed.
+async fn settled(State(hub): State<Arc<Hub>>, Query(wait): Query<Within>) -> Response {
+    let within = Duration::from_millis(wait.within_ms).min(LONGEST_WAIT);
+    match hub.settled(within).await {
+        Ok(failed) => Json(json!({ "failed": failed })).into_response(),
         Err(late) => failed(StatusCode::REQUEST_TIMEOUT, &late.to_string()),
     }
 }

@@ -1,6 +1,6 @@
 //! The verbs as data, for `POST /_control/do`: `{ "do": "cancel", "job": 1 }`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -54,6 +54,8 @@ pub enum Verb {
     Select { repository: u64, selected: bool },
     /// Removes a runner.
     RemoveRunner { runner: u64 },
+    /// Changes what the App asks for and subscribes to.
+    ChangeApp { permissions: BTreeMap<String, String>, events: Vec<String> },
     /// Sends `ping`.
     Ping,
     /// Sends an event with any payload.
@@ -80,6 +82,7 @@ impl Verb {
             }
             Self::RemoveRunner { runner } => Some(json!(w.remove_runner(runner))),
             Self::SendEvent { event, payload } => Some(json!(w.send_event(event, payload))),
+            Self::ChangeApp { permissions, events } => Some(json!(w.change_app(permissions, events))),
             Self::Ping => Some(json!(w.ping())),
             Self::MoveClock { seconds } => Some(json!(w.move_clock(chrono::Duration::seconds(seconds)))),
             Self::Exhaust { installation } => Some(json!(w.exhaust(&installation.to_string()))),

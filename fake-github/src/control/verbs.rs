@@ -142,6 +142,14 @@ impl FakeGitHub {
         assert!(self.hub.change(|w| w.select(repo.id, selected)), "no such repository");
     }
 
+    /// The operator changes what the App asks for (`("actions", "read")`) and subscribes to. Installations keep what
+    /// they grant.
+    pub fn change_app(&self, permissions: &[(&str, &str)], events: &[&str]) {
+        let permissions = permissions.iter().map(|(n, l)| ((*n).into(), (*l).into())).collect();
+        let events = events.iter().map(|e| (*e).into()).collect();
+        self.hub.change(|w| w.change_app(permissions, events));
+    }
+
     /// GitHub sends `ping`.
     pub fn ping(&self) {
         self.hub.change(World::ping);
@@ -241,8 +249,7 @@ impl FakeGitHub {
 
     /// Waits until every event was sent (or dropped) and answered. Answers how many attempts failed.
     pub async fn deliveries_settled(&self, within: Duration) -> Result<usize, Late> {
-        let failed = |w: &World| (w.in_flight == 0).then(|| w.log.iter().filter(|r| !r.ok()).count());
-        self.hub.wait("every event delivered", within, failed).await
+        self.hub.settled(within).await
     }
 
     /// Waits until no runner is registered.

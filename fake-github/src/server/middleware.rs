@@ -10,12 +10,13 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::answer::error;
 use super::caller::Caller;
+use super::conditional::Condition;
 use crate::hub::Hub;
 use crate::world::limits::{Budget, Limited, Resource};
 use crate::world::switches::Failure;
 
 /// Governs one call.
-pub async fn govern(State(hub): State<Arc<Hub>>, path: MatchedPath, mut request: Request, next: Next) -> Response {
+pub async fn govern(State(hub): State<Arc<Hub>>, path: MatchedPath, request: Request, next: Next) -> Response {
     let route = format!("{} {}", request.method(), path.as_str());
     let (latency, outage) = hub.change(|w| {
         *w.requests.entry(route.clone()).or_default() += 1;
@@ -38,25 +39,38 @@ pub async fn govern(State(hub): State<Arc<Hub>>, path: MatchedPath, mut request:
         Ok(caller) => caller,
         Err(refused) => return stamped(refused.into_response()),
     };
-    let resource = if path.as_str().ends_with("/generate-jitconfig") { Resource::Registration } else { Resource::Core };
+    let response = metered(&hub, caller, path.as_str(), request, next).await;
+    match failure {
+        // The call had its effect; only its answer is lost.
+        Some(failure) => stamped(failed(&failure)),
+        None => stamped(response),
+    }
+}
+
+/// Runs a call within the caller's limits.
+async fn metered(hub: &Hub, caller: Caller, path: &str, mut request: Request, next: Next) -> Response {
+    let jit = path.ends_with("/generate-jitconfig");
+    let resource = if jit { Resource::Registration } else { Resource::Core };
     let points = if request.method() == Method::GET { 1 } else { 5 };
-    let (budget, limited) = match path.as_str() {
+    let who = caller.budget_key();
+    let (mut budget, limited) = match path {
         // GitHub does not count the question for the limits.
-        "/rate_limit" => (hub.count(|w| w.budget(&caller.budget_key(), resource)), None),
-        _ => hub.count(|w| w.spend(&caller.budget_key(), resource, points)),
+        "/rate_limit" => (hub.count(|w| w.budget(&who, resource)), None),
+        _ => hub.count(|w| w.spend(&who, resource, points)),
     };
     let mut response = match limited {
         Some(limited) => over_limit(limited, &caller),
         None => {
             request.extensions_mut().insert(caller);
-            next.run(request).await
+            let condition = Condition::of(request.method(), request.headers());
+            condition.apply(next.run(request).await).await
         }
     };
-    if let Some(failure) = failure {
-        response = failed(&failure);
+    if response.status() == StatusCode::NOT_MODIFIED {
+        budget = hub.count(|w| w.refund(&who, resource));
     }
     limit_headers(&mut response, budget, resource);
-    stamped(response)
+    response
 }
 
 fn take_failure(failures: &mut Vec<Failure>, route: &str) -> Option<Failure> {

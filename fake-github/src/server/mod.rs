@@ -3,6 +3,7 @@
 mod answer;
 mod apps;
 mod caller;
+mod conditional;
 mod deliveries;
 mod groups;
 mod meta;

@@ -313,8 +313,7 @@ impl World {
     fn tell_job(&mut self, id: u64, action: &'static str) {
         let job = &self.jobs[&id];
         let repository = &self.repositories[&job.repository];
-        // An App hears only of repositories that it is installed on, and nothing while it is suspended.
-        let Some(installation) = self.installation_reaching(repository).filter(|i| i.suspended_at.is_none()) else {
+        let Some(installation) = self.installation_hearing(repository) else {
             return;
         };
         let event = payload::workflow_job(self, job, repository, installation, action);

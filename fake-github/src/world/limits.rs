@@ -60,6 +60,14 @@ impl World {
         (budget, limited)
     }
 
+    /// Takes back a call that is not counted after all.
+    pub fn refund(&mut self, who: &str, resource: Resource) -> Budget {
+        let limit = self.budget(who, resource).limit;
+        let budget = self.window(who, resource.word(), limit, Duration::hours(1));
+        budget.used = budget.used.saturating_sub(1);
+        *budget
+    }
+
     /// A caller's budget as it is, without counting a call.
     pub fn budget(&mut self, who: &str, resource: Resource) -> Budget {
         let limit = match resource {

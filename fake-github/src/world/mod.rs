@@ -193,6 +193,12 @@ impl World {
         Utc::now() + self.clock_offset
     }
 
+    /// Changes what the App asks for and subscribes to, as its settings page does. Installations keep what they grant.
+    pub fn change_app(&mut self, permissions: BTreeMap<String, String>, events: Vec<String>) {
+        self.app.permissions = permissions;
+        self.app.events = events;
+    }
+
     /// Moves GitHub's clock, so that tokens expire and skew shows without waiting.
     pub fn move_clock(&mut self, by: Duration) {
         self.clock_offset += by;
@@ -206,6 +212,10 @@ impl World {
 
     /// Puts an event into the outbox.
     pub(crate) fn emit(&mut self, event: Event) {
+        let unsubscribed = |name: &str| !self.app.events.iter().any(|e| e == name);
+        if APP_EVENTS.iter().any(|e| *e == event.name) && unsubscribed(&event.name) {
+            return;
+        }
         self.in_flight += 1;
         self.outbox.push(event);
     }
@@ -231,6 +241,12 @@ impl World {
         self.installation_of(repository.owner).filter(|_| repository.selected)
     }
 
+    /// The installation that is told of a repository: an App hears only of repositories that it reaches, and nothing
+    /// while it is suspended.
+    pub fn installation_hearing(&self, repository: &Repository) -> Option<&Installed> {
+        self.installation_reaching(repository).filter(|i| i.suspended_at.is_none())
+    }
+
     /// A repository's owner.
     pub fn owner(&self, repository: &Repository) -> &Account {
         self.accounts.get(&repository.owner).expect("a repository's owner exists")
@@ -242,7 +258,9 @@ impl World {
             model::Scope::Repository(id) => self.repositories[&id].owner,
             model::Scope::Organization(id) => id,
         };
-        &self.groups[&(account, runner.group)]
+        // A repository that moved to another account leaves the old account's groups behind.
+        let group = self.groups.get(&(account, runner.group));
+        group.unwrap_or_else(|| &self.groups[&(account, tenants::DEFAULT_GROUP)])
     }
 
     /// `owner/name`.

@@ -217,7 +217,7 @@ impl World {
 
     fn tell_repository(&mut self, id: u64, action: &'static str, changes: Option<serde_json::Value>) {
         let repository = &self.repositories[&id];
-        let Some(installation) = self.installation_reaching(repository) else {
+        let Some(installation) = self.installation_hearing(repository) else {
             return;
         };
         let event: Event = payload::repository(self, repository, installation, action, changes);

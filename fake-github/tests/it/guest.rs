@@ -167,7 +167,7 @@ async fn a_runner_whose_registration_is_removed_exits() {
 async fn a_killed_runner_leaves_a_busy_offline_registration_until_its_job_is_lost() {
     let stage = Stage::set().await;
     stage.github.switch(|s| (s.silence_ms, s.lost_after_ms) = (500, 60_000));
-    let job = stage.queue(JobScript::new().step("sleep 1000"));
+    let job = stage.queue(JobScript::new().step("while kill -0 $PPID; do sleep 0.1; done"));
     let mut runner = start(&stage.jit("one").await, stage.dir.path());
     stage.github.job_reached(job.id, Status::InProgress, DEADLINE).await.unwrap();
     runner.kill().await.unwrap();

@@ -227,6 +227,38 @@ async fn limits_are_told_on_each_answer_and_refused_when_used_up() {
 }
 
 #[tokio::test]
+async fn an_answer_that_the_caller_has_already_costs_nothing() {
+    let (github, acme, repo) = stage().await;
+    let app = App::of(&github);
+    let token = app.token(acme.id).await;
+    let url = format!("{}/repos/acme/app/actions/runs?status=queued", github.url());
+    let http = crate::client::http(None);
+    let runs = async |tag: &str| {
+        let request = http.get(&url).bearer_auth(&token).header("if-none-match", tag);
+        request.send().await.unwrap()
+    };
+    let header = |answer: &Response, name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+    let first = runs("none").await;
+    let tag = header(&first, "etag");
+    let same = runs(&tag).await;
+    assert_eq!(same.status(), 304);
+    assert_eq!(header(&same, "x-ratelimit-used"), header(&first, "x-ratelimit-used"));
+    github.queue_job(&repo, &["flyci"], JobScript::new());
+    assert_eq!(runs(&tag).await.status(), 200);
+}
+
+#[tokio::test]
+async fn an_app_without_the_subscription_hears_of_no_job() {
+    let (github, _, repo) = stage().await;
+    github.change_app(&[("metadata", "read")], &["repository"]);
+    github.queue_job(&repo, &["flyci"], JobScript::new());
+    github.deliveries_settled(DEADLINE).await.unwrap();
+    assert!(github.deliveries().iter().all(|d| d.event != "workflow_job"));
+    let app: Value = App::of(&github).app(Method::GET, "/app").await.json().await.unwrap();
+    assert_eq!(app["events"], json!(["repository"]));
+}
+
+#[tokio::test]
 async fn calls_fail_before_or_after_their_effect_and_are_counted() {
     let (github, acme, repo) = stage().await;
     let app = App::of(&github);
