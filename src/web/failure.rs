@@ -150,10 +150,10 @@ pub async fn finish(request: Request, next: Next) -> Response {
     response
 }
 
-/// A failure that the framework made: no such route, a wrong method.
+/// A failure that the framework made: no such route, a wrong method. It makes no other than the
+/// client's; what a handler says by itself (`/readyz`: 503 and its word) is said as it is.
 fn unexplained(status: StatusCode) -> Option<Failure> {
-    let failed = status.is_client_error() || status.is_server_error();
-    failed.then(|| match status {
+    status.is_client_error().then(|| match status {
         StatusCode::NOT_FOUND => Failure::new(status, "there is nothing here"),
         StatusCode::METHOD_NOT_ALLOWED => Failure::new(status, "this method does not work here"),
         _ => Failure::new(status, status.canonical_reason().unwrap_or("the request failed")),

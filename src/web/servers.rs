@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// Connections of the public listener at once.
 const PUBLIC_CONNECTIONS: usize = 512;
@@ -128,7 +129,16 @@ pub enum ServeError {
     },
 }
 
-/// A server that runs until it is told to stop. Dropped, it goes on: keep it, and wait for it.
+/// How long servers live, and who owns their tasks.
+#[derive(Clone, Default)]
+pub struct Lifetime {
+    /// The tasks: closed and waited for by their owner.
+    pub tasks: TaskTracker,
+    /// Tells the servers to stop.
+    pub stop: CancellationToken,
+}
+
+/// A server that runs until its [`Lifetime`] ends.
 pub struct Running<A> {
     /// Where it listens.
     pub address: A,
@@ -152,7 +162,7 @@ pub fn start_public(
     listen: SocketAddr,
     mode: &TlsMode,
     router: Router,
-    stop: CancellationToken,
+    life: &Lifetime,
 ) -> Result<(Running<SocketAddr>, Option<Tls>), ServeError> {
     const KEY: &str = "[web] listen";
     let tls = Tls::load(mode)?;
@@ -165,9 +175,9 @@ pub fn start_public(
     let task = match &tls {
         Some(tls) => {
             let acceptor = RustlsAcceptor::new(tls.config()).handshake_timeout(HANDSHAKE_DEADLINE).acceptor(admit);
-            run(server.acceptor(acceptor), router, stop)
+            run(server.acceptor(acceptor), router, life)
         }
-        None => run(server.acceptor(admit), router, stop),
+        None => run(server.acceptor(admit), router, life),
     };
     Ok((Running { address, task }, tls))
 }
@@ -176,45 +186,33 @@ pub fn start_public(
 ///
 /// # Errors
 /// When the address cannot be used.
-pub fn start_metrics(
-    listen: SocketAddr,
-    router: Router,
-    stop: CancellationToken,
-) -> Result<Running<SocketAddr>, ServeError> {
+pub fn start_metrics(listen: SocketAddr, router: Router, life: &Lifetime) -> Result<Running<SocketAddr>, ServeError> {
     const KEY: &str = "[admin] metrics_listen";
     if !listen.ip().is_loopback() {
         tracing::warn!(%listen, "metrics can be read from other machines, without TLS or password: keep the port behind a firewall");
     }
     let (listener, address) = bind_tcp(KEY, listen)?;
     let server = serve_tcp(listener, KEY, address)?.acceptor(Admit::new(PRIVATE_CONNECTIONS));
-    Ok(Running { address, task: run(server, router, stop) })
+    Ok(Running { address, task: run(server, router, life) })
 }
 
 /// Starts the admin API over TCP: loopback alone.
 ///
 /// # Errors
 /// When the address is not loopback, or cannot be used.
-pub fn start_admin_tcp(
-    listen: SocketAddr,
-    router: Router,
-    stop: CancellationToken,
-) -> Result<Running<SocketAddr>, ServeError> {
+pub fn start_admin_tcp(listen: SocketAddr, router: Router, life: &Lifetime) -> Result<Running<SocketAddr>, ServeError> {
     const KEY: &str = "[admin] listen";
     require_loopback(KEY, listen, "the admin API shows names of accounts and repositories to whoever asks")?;
     let (listener, address) = bind_tcp(KEY, listen)?;
     let server = serve_tcp(listener, KEY, address)?.acceptor(Admit::new(PRIVATE_CONNECTIONS));
-    Ok(Running { address, task: run(server, router, stop) })
+    Ok(Running { address, task: run(server, router, life) })
 }
 
 /// Starts the admin socket. A socket that a dead daemon left is replaced.
 ///
 /// # Errors
 /// When the path or its directory cannot be used, or another daemon answers there.
-pub fn start_admin_socket(
-    path: &Path,
-    router: Router,
-    stop: CancellationToken,
-) -> Result<Running<PathBuf>, ServeError> {
+pub fn start_admin_socket(path: &Path, router: Router, life: &Lifetime) -> Result<Running<PathBuf>, ServeError> {
     let failed = |source| ServeError::Socket { path: path.to_owned(), source };
     let length = path.as_os_str().len();
     if length > MAX_SOCKET_PATH {
@@ -226,7 +224,7 @@ pub fn start_admin_socket(
     let listener = UnixListener::bind(path).map_err(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE)).map_err(failed)?;
     let server = axum_server::from_unix(listener).map_err(failed)?.acceptor(Admit::new(PRIVATE_CONNECTIONS));
-    Ok(Running { address: path.to_owned(), task: run(server, router, stop) })
+    Ok(Running { address: path.to_owned(), task: run(server, router, life) })
 }
 
 fn require_loopback(key: &'static str, address: SocketAddr, why: &'static str) -> Result<(), ServeError> {
@@ -274,8 +272,8 @@ fn remove_stale(path: &Path) -> Result<(), ServeError> {
     }
 }
 
-/// Serves until `stop`, then lets requests end.
-fn run<A, C>(server: Server<A, C>, router: Router, stop: CancellationToken) -> JoinHandle<()>
+/// Serves until it is told to stop, then lets requests end.
+fn run<A, C>(server: Server<A, C>, router: Router, life: &Lifetime) -> JoinHandle<()>
 where
     A: Address + Send + Sync + 'static,
     A::Stream: Send,
@@ -285,11 +283,11 @@ where
     C::Service: axum_server::service::SendService<axum::http::Request<hyper::body::Incoming>> + Send,
     C::Future: Send,
 {
-    let handle = Handle::new();
+    let (handle, stop) = (Handle::new(), life.stop.clone());
     let server = bound(server)
         .handle(handle.clone())
         .accept_error_handler(|_, error| tracing::debug!("a connection was not accepted: {error}"));
-    tokio::spawn(async move {
+    life.tasks.spawn(async move {
         let serve = server.serve(router.into_make_service());
         tokio::pin!(serve);
         let outcome = tokio::select! {
@@ -318,7 +316,7 @@ mod tests {
     async fn a_port_in_use_is_told_with_what_to_do() {
         let taken = TcpListener::bind(loopback()).expect("a free port");
         let address = taken.local_addr().expect("it is bound");
-        let error = start_metrics(address, Router::new(), CancellationToken::new()).err().expect("it is taken");
+        let error = start_metrics(address, Router::new(), &Lifetime::default()).err().expect("it is taken");
         let text = error.to_string();
         assert!(text.contains(&format!("lsof -nP -iTCP:{}", address.port())), "{text}");
         assert!(text.contains("[admin] metrics_listen"), "{text}");
@@ -327,9 +325,9 @@ mod tests {
     #[tokio::test]
     async fn what_must_stay_on_this_machine_stays() {
         let everywhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let admin = start_admin_tcp(everywhere, Router::new(), CancellationToken::new()).err();
+        let admin = start_admin_tcp(everywhere, Router::new(), &Lifetime::default()).err();
         assert!(matches!(admin, Some(ServeError::NotLoopback { .. })));
-        let plain = start_public(everywhere, &TlsMode::Off, Router::new(), CancellationToken::new()).err();
+        let plain = start_public(everywhere, &TlsMode::Off, Router::new(), &Lifetime::default()).err();
         assert!(matches!(plain, Some(ServeError::NotLoopback { .. })));
     }
 
@@ -337,16 +335,16 @@ mod tests {
     async fn the_socket_is_ours_alone_and_one_daemon_has_it() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("run/admin.sock");
-        let stop = CancellationToken::new();
-        let first = start_admin_socket(&path, Router::new(), stop.clone()).expect("nobody is there");
+        let life = Lifetime::default();
+        let first = start_admin_socket(&path, Router::new(), &life).expect("nobody is there");
         let metadata = std::fs::metadata(&path).expect("it is there");
         assert!(metadata.file_type().is_socket());
         assert_eq!(metadata.permissions().mode() & 0o777, SOCKET_MODE);
-        let second = start_admin_socket(&path, Router::new(), stop.clone()).err();
+        let second = start_admin_socket(&path, Router::new(), &life).err();
         assert!(matches!(second, Some(ServeError::SocketInUse { .. })));
-        stop.cancel();
+        life.stop.cancel();
         first.stopped().await;
-        let again = start_admin_socket(&path, Router::new(), stop).expect("what a dead daemon left is replaced");
+        let again = start_admin_socket(&path, Router::new(), &life).expect("what a dead daemon left is replaced");
         again.stopped().await;
     }
 
@@ -355,10 +353,10 @@ mod tests {
         let directory = tempfile::tempdir().expect("a temporary directory");
         std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).expect("it is ours");
         let path = directory.path().join("admin.sock");
-        let error = start_admin_socket(&path, Router::new(), CancellationToken::new()).err();
+        let error = start_admin_socket(&path, Router::new(), &Lifetime::default()).err();
         assert!(matches!(error, Some(ServeError::SocketDirectory { .. })));
         let long = directory.path().join("x".repeat(MAX_SOCKET_PATH));
-        let error = start_admin_socket(&long, Router::new(), CancellationToken::new()).err();
+        let error = start_admin_socket(&long, Router::new(), &Lifetime::default()).err();
         assert!(matches!(error, Some(ServeError::SocketPath { .. })));
     }
 }

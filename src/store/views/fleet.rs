@@ -6,6 +6,7 @@ use crate::secrets::Sealed;
 use crate::store::Result;
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
+use uuid::Uuid;
 
 /// When a vm took each step, by the database's clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,7 +83,8 @@ pub struct VmRow {
 
 /// Vms, newest first.
 pub async fn vms(db: impl PgExecutor<'_>, filter: VmFilter) -> Result<Vec<VmRow>> {
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        Flat,
         r#"SELECT v.id AS "id: VmId", h.name AS host, v.slot, v.profile, v.image, v.cpus, v.memory, v.state, v.reason,
                   v.kill_asked, v.runner_status, v.planned_at, v.cloned_at, v.booted_at, v.ready_at, v.bound_at,
                   v.minted_at, v.delivering_at, v.serving_at, v.stopping_at, v.gone_at,
@@ -107,9 +109,45 @@ pub async fn vms(db: impl PgExecutor<'_>, filter: VmFilter) -> Result<Vec<VmRow>
     )
     .fetch_all(db)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| VmRow {
+    Ok(rows.into_iter().map(VmRow::from).collect())
+}
+
+/// A row as the query gives it.
+struct Flat {
+    id: VmId,
+    host: String,
+    slot: i32,
+    profile: String,
+    image: String,
+    cpus: i32,
+    memory: i64,
+    state: String,
+    reason: Option<String>,
+    kill_asked: Option<String>,
+    runner_status: Option<i32>,
+    planned_at: DateTime<Utc>,
+    cloned_at: Option<DateTime<Utc>>,
+    booted_at: Option<DateTime<Utc>>,
+    ready_at: Option<DateTime<Utc>>,
+    bound_at: Option<DateTime<Utc>>,
+    minted_at: Option<DateTime<Utc>>,
+    delivering_at: Option<DateTime<Utc>>,
+    serving_at: Option<DateTime<Utc>>,
+    stopping_at: Option<DateTime<Utc>>,
+    gone_at: Option<DateTime<Utc>>,
+    tenant_id: Option<TenantId>,
+    wrapped_keys: Option<Vec<u8>>,
+    repository_id: Option<Uuid>,
+    repository: Option<Sealed>,
+    runner_id: Option<RunnerId>,
+    runner_name: Option<Sealed>,
+    job_id: Option<JobId>,
+    job: Option<Sealed>,
+}
+
+impl From<Flat> for VmRow {
+    fn from(row: Flat) -> Self {
+        Self {
             id: row.id,
             host: row.host,
             slot: row.slot,
@@ -137,8 +175,8 @@ pub async fn vms(db: impl PgExecutor<'_>, filter: VmFilter) -> Result<Vec<VmRow>
                 stopping_at: row.stopping_at,
                 gone_at: row.gone_at,
             },
-        })
-        .collect())
+        }
+    }
 }
 
 /// What a tenant uses now.

@@ -164,18 +164,18 @@ pub struct JobVmRow {
 }
 
 /// Jobs, newest first. `claims` are those of [`claims`]: their vms are shown with their jobs.
-#[expect(clippy::too_many_lines, reason = "one query, and the row that it is read into")]
 pub async fn jobs(db: impl PgExecutor<'_>, filter: &JobFilter<'_>, claims: &[Claim]) -> Result<Vec<JobRow>> {
     let claimed: Vec<Uuid> = claims.iter().map(|claim| claim.job.0).collect();
     let claiming: Vec<Uuid> = claims.iter().map(|claim| claim.vm.0).collect();
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        Flat,
         r#"SELECT j.id AS "id: JobId", j.tenant_id AS "tenant: TenantId", t.wrapped_keys,
                   j.github_id AS "github_id: Sealed", j.run_id AS "run_id: Sealed", j.run_attempt,
                   j.repository_id, r.name AS "repository: Sealed", j.initiator AS "initiator: Sealed", j.profile,
                   j.state, j.reason, j.conclusion, j.received_at, j.queued_at, j.github_created_at,
                   j.github_started_at, j.github_completed_at, j.attempts, j.not_before, j.verify_since,
                   v.id AS "vm_id?: VmId", h.name AS "host?", h.hardware AS "hardware?", v.image AS "image?",
-                  v.state AS "vm_state?", v.reason AS vm_reason, v.planned_at AS "planned_at?", v.cloned_at,
+                  v.state AS "vm_state?", v.reason AS "vm_reason?", v.planned_at AS "planned_at?", v.cloned_at,
                   v.booted_at, v.ready_at, v.bound_at, v.minted_at, v.delivering_at, v.serving_at, v.stopping_at, v.gone_at,
                   n.id AS "runner_id?: RunnerId", n.name AS "runner_name: Sealed", n.trouble
            FROM jobs j
@@ -204,9 +204,56 @@ pub async fn jobs(db: impl PgExecutor<'_>, filter: &JobFilter<'_>, claims: &[Cla
     )
     .fetch_all(db)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| JobRow {
+    Ok(rows.into_iter().map(JobRow::from).collect())
+}
+
+/// A row as the query gives it.
+struct Flat {
+    id: JobId,
+    tenant: TenantId,
+    wrapped_keys: Vec<u8>,
+    github_id: Sealed,
+    run_id: Sealed,
+    run_attempt: i32,
+    repository_id: Uuid,
+    repository: Sealed,
+    initiator: Option<Sealed>,
+    profile: String,
+    state: String,
+    reason: Option<String>,
+    conclusion: Option<String>,
+    received_at: DateTime<Utc>,
+    queued_at: Option<DateTime<Utc>>,
+    github_created_at: Option<DateTime<Utc>>,
+    github_started_at: Option<DateTime<Utc>>,
+    github_completed_at: Option<DateTime<Utc>>,
+    attempts: i32,
+    not_before: Option<DateTime<Utc>>,
+    verify_since: Option<DateTime<Utc>>,
+    vm_id: Option<VmId>,
+    host: Option<String>,
+    hardware: Option<String>,
+    image: Option<String>,
+    vm_state: Option<String>,
+    vm_reason: Option<String>,
+    planned_at: Option<DateTime<Utc>>,
+    cloned_at: Option<DateTime<Utc>>,
+    booted_at: Option<DateTime<Utc>>,
+    ready_at: Option<DateTime<Utc>>,
+    bound_at: Option<DateTime<Utc>>,
+    minted_at: Option<DateTime<Utc>>,
+    delivering_at: Option<DateTime<Utc>>,
+    serving_at: Option<DateTime<Utc>>,
+    stopping_at: Option<DateTime<Utc>>,
+    gone_at: Option<DateTime<Utc>>,
+    runner_id: Option<RunnerId>,
+    runner_name: Option<Sealed>,
+    trouble: Option<String>,
+}
+
+impl From<Flat> for JobRow {
+    fn from(row: Flat) -> Self {
+        Self {
             id: row.id,
             tenant: row.tenant,
             wrapped_keys: row.wrapped_keys,
@@ -249,8 +296,8 @@ pub async fn jobs(db: impl PgExecutor<'_>, filter: &JobFilter<'_>, claims: &[Cla
                     gone_at: row.gone_at,
                 },
             }),
-        })
-        .collect())
+        }
+    }
 }
 
 /// The jobs that these pairs of tenant and HMAC find.

@@ -1,0 +1,239 @@
+//! The listeners of a daemon, each on an address of its own, over a database of their own.
+
+use super::database::TestDatabase;
+use super::payload::Job;
+use flyci::domain::ids::{HostId, VmId};
+use flyci::domain::profile::Profile;
+use flyci::intake::signature::WebhookSecrets;
+use flyci::intake::{Intake, Policy};
+use flyci::metrics::Metrics;
+use flyci::secrets::KeyRing;
+use flyci::store::hosts::{self, Introduction};
+use flyci::store::vms::{self, Fence, NewVm};
+use flyci::wake::Wakes;
+use flyci::web::admin::{self, About, AdminState};
+use flyci::web::servers::{Lifetime, start_admin_socket, start_metrics, start_public};
+use flyci::web::{MetricsState, PublicState, Purse, Readiness, SecurityTxt, TlsMode, metrics_router, public_router};
+use hmac::{Hmac, KeyInit, Mac};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use sha2::Sha256;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tempfile::TempDir;
+use tokio::net::UnixStream;
+use uuid::Uuid;
+
+/// What deliveries are signed with.
+const SECRET: &str = "It's a Secret to Everybody";
+
+/// A daemon's web, on loopback.
+pub struct Site {
+    pub db: TestDatabase,
+    pub readiness: Arc<Readiness>,
+    pub admin: AdminState,
+    /// Where deliveries are taken, in plain HTTP.
+    pub public: SocketAddr,
+    /// Where Prometheus asks.
+    pub metrics: SocketAddr,
+    socket: PathBuf,
+    life: Lifetime,
+    _folder: TempDir,
+}
+
+/// An answer, read.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub body: Value,
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.life.stop.cancel();
+    }
+}
+
+impl Site {
+    pub async fn open() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub async fn with(change: impl FnOnce(&mut Policy)) -> Self {
+        let (db, folder) = (TestDatabase::new().await, tempfile::tempdir().expect("a folder"));
+        let ring = Arc::new(KeyRing::open_or_create(&folder.path().join("master.key")).expect("a new key"));
+        let (wakes, metrics, readiness) =
+            (Arc::new(Wakes::default()), Arc::new(Metrics::new(chrono::Utc::now())), Arc::new(Readiness::default()));
+        let intake = intake(&db, &ring, &wakes, change);
+        let life = Lifetime::default();
+        let contact = SecurityTxt::new(vec!["mailto:security@example.com".to_owned()], None, None).expect("a URI");
+        let state = PublicState {
+            intake: Arc::new(intake),
+            readiness: Arc::clone(&readiness),
+            metrics: Arc::clone(&metrics),
+            purse: Arc::new(Purse::default()),
+            security_txt: Some(Arc::new(contact)),
+        };
+        let (public, _) = start_public(loopback(), &TlsMode::Off, public_router(state), &life).expect("a port");
+        let told = MetricsState { metrics: Arc::clone(&metrics), pool: db.gateway.clone() };
+        let prometheus = start_metrics(loopback(), metrics_router(told), &life).expect("a port");
+        let admin = AdminState {
+            pool: db.gateway.clone(),
+            ring,
+            wakes,
+            readiness: Arc::clone(&readiness),
+            metrics,
+            about: Arc::new(about(&db).await),
+        };
+        let socket = folder.path().join("run/admin.sock");
+        start_admin_socket(&socket, admin::router(admin.clone()), &life).expect("a socket");
+        let watched = Arc::clone(&readiness);
+        let (pool, ends) = (db.gateway.clone(), life.stop.clone());
+        tokio::spawn(async move { watched.watch_database(pool, ends).await });
+        let (public, metrics) = (public.address, prometheus.address);
+        Self { db, readiness, admin, public, metrics, socket, life, _folder: folder }
+    }
+
+    /// Sends a delivery as GitHub does. Answers the status and the body.
+    pub async fn deliver(&self, job: &Job) -> Answer {
+        let body = serde_json::to_vec(&job.body()).expect("JSON");
+        let signature = sign(&body);
+        self.post(&[("x-github-event", "workflow_job"), ("x-hub-signature-256", &signature)], body).await
+    }
+
+    /// Posts to the webhook, with a new GUID.
+    pub async fn post(&self, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
+        let url = format!("http://{}/webhooks/github", self.public);
+        let mut request = client().post(url).header("x-github-delivery", Uuid::new_v4().to_string()).body(body);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = request.send().await.expect("it is answered");
+        let status = StatusCode::from_u16(response.status().as_u16()).expect("a status");
+        Answer { status, body: response.json().await.expect("it is JSON") }
+    }
+
+    /// Reads a text of the public or the metrics listener.
+    pub async fn read(&self, address: SocketAddr, path: &str) -> (StatusCode, String) {
+        let response = client().get(format!("http://{address}{path}")).send().await.expect("it is answered");
+        let status = StatusCode::from_u16(response.status().as_u16()).expect("a status");
+        (status, response.text().await.expect("it is text"))
+    }
+
+    /// Asks the admin socket.
+    pub async fn get(&self, path: &str) -> Answer {
+        self.ask(Method::GET, path, None).await
+    }
+
+    /// Changes something over the admin socket.
+    pub async fn change(&self, path: &str, body: Value) -> Answer {
+        self.ask(Method::POST, path, Some(body)).await
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
+        let stream = UnixStream::connect(&self.socket).await.expect("the daemon listens");
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("it speaks HTTP");
+        tokio::spawn(connection);
+        let body = body.map_or_else(Bytes::new, |body| body.to_string().into());
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("/api/v1{path}"))
+            .header("host", "localhost")
+            .body(Full::new(body))
+            .expect("a request");
+        let response = sender.send_request(request).await.expect("it is answered");
+        let status = response.status();
+        let bytes = response.into_body().collect().await.expect("it is read").to_bytes();
+        let body = serde_json::from_slice(&bytes).unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into());
+        Answer { status, body }
+    }
+
+    /// A host that is there, with this memory.
+    pub async fn host(&self, name: &str, slots: u32, memory: u64) -> Fence {
+        let introduction = Introduction {
+            id: HostId::random(),
+            name,
+            public_key: &[1; 32],
+            hypervisor: "fake",
+            hardware: "m2",
+            os: "macos",
+            architecture: "arm64",
+            slots,
+            cpus: 8,
+            memory,
+            version: "0.0.0",
+        };
+        let (host, session) = hosts::introduce(&self.db.host, &introduction).await.expect("it is introduced");
+        Fence { host, session }
+    }
+
+    /// A blank vm of the profile `flyci-test` on a host.
+    pub async fn vm(&self, fence: Fence, slot: u16) -> VmId {
+        let id = VmId::random();
+        let new = NewVm { id, slot, profile: "flyci-test", image: "any", cpus: 1, memory: 128_000_000 };
+        vms::insert(&self.db.host, fence, &new).await.expect("the slot is free");
+        id
+    }
+
+    /// Arranges rows as no role of flyci may.
+    pub async fn sql(&self, statement: &'static str) {
+        sqlx::query(statement).execute(&self.db.owner).await.expect("the rows can be arranged");
+    }
+}
+
+fn intake(db: &TestDatabase, ring: &Arc<KeyRing>, wakes: &Arc<Wakes>, change: impl FnOnce(&mut Policy)) -> Intake {
+    let mut policy = Policy {
+        profiles: vec![(profile(), None)],
+        open_admission: true,
+        public_repositories: false,
+        queue_timeout: chrono::Duration::hours(48),
+    };
+    change(&mut policy);
+    let secrets = WebhookSecrets::new(SECRET.to_owned().into(), None);
+    Intake::new(db.gateway.clone(), Arc::clone(ring), secrets, policy, Arc::clone(wakes))
+}
+
+fn profile() -> Profile {
+    let description = json!({
+        "label": "flyci-test", "cpus": 1, "memory": "128MB", "disk_free": "1GB", "hardware": "m2", "image": "any",
+    });
+    serde_json::from_value(description).expect("it is a profile")
+}
+
+async fn about(db: &TestDatabase) -> About {
+    About {
+        fleet: flyci::store::fleet::id(&db.gateway).await.expect("the fleet has an id"),
+        roles: vec!["gateway".to_owned()],
+        intake: "webhook".to_owned(),
+        started_at: chrono::Utc::now(),
+        vms_per_tenant: 2,
+        profiles: vec![profile()],
+    }
+}
+
+/// What GitHub would send beside a body.
+pub fn sign(body: &[u8]) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).expect("any length does");
+    mac.update(body);
+    format!("sha256={}", hex::encode(mac.finalize().into_bytes()))
+}
+
+/// A client that trusts what it is told to.
+pub fn client() -> reqwest::Client {
+    client_builder().build().expect("a client")
+}
+
+pub fn client_builder() -> reqwest::ClientBuilder {
+    // Of several tests the first wins; all want the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy()
+}
+
+pub fn loopback() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}

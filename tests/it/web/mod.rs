@@ -1,0 +1,7 @@
+//! The listeners, from outside.
+
+mod admin;
+mod metrics;
+mod public;
+mod tls;
+mod why;
