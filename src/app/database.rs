@@ -1,14 +1,13 @@
 //! Postgres, private or given: migrated, with a pool for each role.
 
 use super::AppError;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::domain::ids::FleetId;
 use crate::store::embedded::{self, EmbeddedPostgres};
+use crate::store::external::{self, External};
 use crate::store::{self, Role, StoreError, fleet};
-use secrecy::ExposeSecret;
 use sqlx::PgPool;
-use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -34,7 +33,15 @@ impl Databases {
     /// When there is no database, or it is of a later version.
     pub async fn open(config: &Config, data_dir: &DataDir) -> Result<Self, AppError> {
         let (options, private) = match &config.database.url {
-            Some(url) => (given(&config.database, url)?, None),
+            Some(url) => {
+                let section = &config.database;
+                let options = external::connect_options(External {
+                    url: url.expose(),
+                    password_file: section.password_file.as_deref(),
+                    ca_file: section.ca_file.as_deref(),
+                })?;
+                (options, None)
+            }
             None => {
                 let options = embedded::Options { download: config.database.download };
                 let postgres = EmbeddedPostgres::start(data_dir, options).await?;
@@ -81,17 +88,4 @@ fn keep_running(postgres: EmbeddedPostgres) -> Private {
         }
     });
     Private { stop, task }
-}
-
-/// How to connect to the operator's own Postgres.
-fn given(section: &config::Database, url: &config::SecretUrl) -> Result<PgConnectOptions, AppError> {
-    let mut options: PgConnectOptions = url.expose().parse().map_err(StoreError::from)?;
-    if let Some(file) = &section.password_file {
-        let password = super::gateway::read_secret("database.password_file", file)?;
-        options = options.password(password.expose_secret());
-    }
-    if let Some(ca_file) = &section.ca_file {
-        options = options.ssl_root_cert(ca_file).ssl_mode(PgSslMode::VerifyFull);
-    }
-    Ok(options)
 }

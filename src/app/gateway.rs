@@ -12,6 +12,7 @@ use crate::intake::{Intake, Policy};
 use crate::mint::Minter;
 use crate::secrets::{KeyRing, files};
 use crate::store::jobs::Patience;
+use crate::store::tenants;
 use crate::upkeep::doubts::Doubts;
 use crate::upkeep::prune::{self, Retention};
 use crate::wake::Wakes;
@@ -108,6 +109,19 @@ pub fn read_secret(key: &'static str, path: &Path) -> Result<SecretString, AppEr
 }
 
 impl Gateway {
+    /// Makes sure that what is stored can be opened. A key that was lost is made anew when the daemon starts,
+    /// and would seal new values beside old ones that nobody can read.
+    ///
+    /// # Errors
+    /// When a tenant's keys do not open with the master key.
+    pub async fn check_master_key(&self, config: &Config) -> Result<(), AppError> {
+        let Some(tenant) = tenants::all(&self.pool).await?.into_iter().next() else { return Ok(()) };
+        match self.ring.unwrap(tenant.id, &tenant.wrapped_keys) {
+            Ok(_) => Ok(()),
+            Err(source) => Err(AppError::OtherMasterKey { file: config.master_key_file(), source }),
+        }
+    }
+
     /// Starts the gateway's loops. Answers the intake, for the web server.
     #[must_use]
     pub fn start(self, loops: &Loops, readiness: &Arc<Readiness>) -> Arc<Intake> {

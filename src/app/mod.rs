@@ -28,9 +28,10 @@ use crate::secrets::files::PrivateFileError;
 use crate::secrets::{KeyRing, SecretsError};
 use crate::store::StoreError;
 use crate::store::embedded::EmbeddedError;
+use crate::store::external::ExternalError;
 use crate::wake::Wakes;
 use crate::web::Readiness;
-use crate::web::servers::ServeError;
+use crate::web::servers::{Lifetime, ServeError};
 use database::Databases;
 use loops::Loops;
 use servers::{Backing, Servers};
@@ -85,6 +86,18 @@ pub enum AppError {
     /// The private Postgres does not run.
     #[error(transparent)]
     Postgres(#[from] EmbeddedError),
+    /// The operator's Postgres cannot be connected to as configured.
+    #[error(transparent)]
+    External(#[from] ExternalError),
+    /// The master key is not the one that the stored values are sealed with.
+    #[error(
+        "{file} is not the master key that this database's values are sealed with: bring the right file back from where it is kept; without it nothing of the stored metadata can be read"
+    )]
+    OtherMasterKey {
+        file: PathBuf,
+        #[source]
+        source: SecretsError,
+    },
     /// A listener is not there.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -258,6 +271,9 @@ impl Roles<'_> {
         let metrics = Arc::new(Metrics::new(chrono::Utc::now()));
         let loops = Loops::new(self.tasks.clone(), self.shutdown.clone(), Arc::clone(&metrics));
         let gateway = self.gateway(fleet, &wakes)?;
+        if let Some(gateway) = &gateway {
+            gateway.check_master_key(self.config).await?;
+        }
         let ring = gateway.as_ref().map(|gateway| Arc::clone(&gateway.ring));
         let intake = gateway.map(|gateway| gateway.start(&loops, &readiness));
         let machine = self.host(fleet, &wakes, &loops, overrides).await?;
@@ -271,7 +287,8 @@ impl Roles<'_> {
             readiness: &readiness,
             metrics: &metrics,
         };
-        let servers = Servers::start(&backing, self.shutdown)?;
+        let lifetime = Lifetime { tasks: self.tasks.clone(), stop: self.shutdown.clone() };
+        let servers = Servers::start(&backing, &lifetime)?;
         let (watched, pool, stop) = (Arc::clone(&readiness), self.databases.gateway.clone(), self.shutdown.clone());
         self.tasks.spawn(async move { watched.watch_database(pool, stop).await });
         Ok(Started { intake, machine, fleet, wakes, readiness, servers })

@@ -9,13 +9,12 @@ use crate::metrics::Metrics;
 use crate::secrets::KeyRing;
 use crate::wake::Wakes;
 use crate::web::admin::{self, About, AdminState};
-use crate::web::servers::{self, Running};
+use crate::web::servers::{self, Lifetime, Running};
 use crate::web::{MetricsState, PublicState, Purse, Readiness, Tls, TlsMode, metrics_router, public_router};
 use chrono::Utc;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio_util::sync::CancellationToken;
 
 /// What the listeners need of the daemon.
 pub struct Backing<'a> {
@@ -54,11 +53,11 @@ impl Servers {
     ///
     /// # Errors
     /// When an address, a certificate or the socket cannot be used.
-    pub fn start(backing: &Backing<'_>, stop: &CancellationToken) -> Result<Self, AppError> {
+    pub fn start(backing: &Backing<'_>, lifetime: &Lifetime) -> Result<Self, AppError> {
         let mut servers = Self::default();
-        servers.start_operators(backing, stop)?;
+        servers.start_operators(backing, lifetime)?;
         if let Some(intake) = backing.intake {
-            servers.start_public(backing, intake, stop)?;
+            servers.start_public(backing, intake, lifetime)?;
         }
         Ok(servers)
     }
@@ -67,7 +66,7 @@ impl Servers {
         &mut self,
         backing: &Backing<'_>,
         intake: &Arc<Intake>,
-        stop: &CancellationToken,
+        lifetime: &Lifetime,
     ) -> Result<(), AppError> {
         let state = PublicState {
             intake: Arc::clone(intake),
@@ -77,8 +76,7 @@ impl Servers {
             security_txt: None,
         };
         let listen = backing.config.web.listen;
-        let (running, tls) =
-            servers::start_public(listen, &tls_mode(backing.config), public_router(state), stop.clone())?;
+        let (running, tls) = servers::start_public(listen, &tls_mode(backing.config), public_router(state), lifetime)?;
         tracing::info!(address = %running.address, "deliveries are taken");
         self.public = Some(running.address);
         self.tls = tls;
@@ -86,19 +84,19 @@ impl Servers {
         Ok(())
     }
 
-    fn start_operators(&mut self, backing: &Backing<'_>, stop: &CancellationToken) -> Result<(), AppError> {
+    fn start_operators(&mut self, backing: &Backing<'_>, lifetime: &Lifetime) -> Result<(), AppError> {
         let config = backing.config;
         if let Some(ring) = backing.ring {
             let router = admin::router(admin_state(backing, ring));
-            self.sockets.push(servers::start_admin_socket(&config.admin.socket, router.clone(), stop.clone())?);
+            self.sockets.push(servers::start_admin_socket(&config.admin.socket, router.clone(), lifetime)?);
             if let Some(listen) = config.admin.listen {
-                self.tcp.push(servers::start_admin_tcp(listen, router, stop.clone())?);
+                self.tcp.push(servers::start_admin_tcp(listen, router, lifetime)?);
             }
         }
         if let Some(listen) = config.admin.metrics_listen.0 {
             let pool = if config.is_gateway() { &backing.databases.gateway } else { &backing.databases.host };
             let state = MetricsState { metrics: Arc::clone(backing.metrics), pool: pool.clone() };
-            let running = servers::start_metrics(listen, metrics_router(state), stop.clone())?;
+            let running = servers::start_metrics(listen, metrics_router(state), lifetime)?;
             self.metrics = Some(running.address);
             self.tcp.push(running);
         }
