@@ -1,5 +1,7 @@
 //! The GitHub client against a server on the wire that misbehaves on purpose.
 
+#[path = "it/github_contract.rs"]
+mod github_contract;
 #[path = "it/github_fake.rs"]
 mod github_fake;
 #[path = "it/github_jobs.rs"]

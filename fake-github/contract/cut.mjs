@@ -30,7 +30,7 @@ const calls = {
   [`${org}/actions/runners`]: ['get'],
   [`${org}/actions/runners/generate-jitconfig`]: ['post'],
   [`${org}/actions/runners/{runner_id}`]: ['get', 'delete'],
-  [`${org}/actions/runner-groups`]: ['get'],
+  [`${org}/actions/runner-groups`]: ['get', 'post'],
   [`${org}/actions/runner-groups/{runner_group_id}`]: ['get'],
   [`${org}/actions/runner-groups/{runner_group_id}/repositories`]: ['get'],
   [`${repo}/actions/runs`]: ['get'],

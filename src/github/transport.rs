@@ -39,6 +39,8 @@ const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(45);
 const POOL_IDLE_CONNECTIONS: usize = 16;
 /// How much of a connection error's own words is kept.
 const MAX_DETAIL_CHARS: usize = 240;
+/// GitHub's own name for its JSON, and the one that its OpenAPI description uses.
+const ACCEPTED: &str = "application/vnd.github+json, application/json";
 /// The version of GitHub's API that the requests are written for.
 const API_VERSION: &str = "2022-11-28";
 
@@ -277,7 +279,7 @@ where
         .build(connector);
     let headers = vec![
         (USER_AGENT, agent),
-        (ACCEPT, HeaderValue::from_static("application/vnd.github+json")),
+        (ACCEPT, HeaderValue::from_static(ACCEPTED)),
         (HeaderName::from_static("x-github-api-version"), HeaderValue::from_static(API_VERSION)),
     ];
     let built = OctocrabBuilder::new_empty()
