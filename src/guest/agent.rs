@@ -60,7 +60,8 @@ const CLOCK_SCRIPT: &str = include_str!("scripts/clock.sh");
 pub struct GuestOptions {
     /// The name that the machine is given.
     pub hostname: String,
-    /// Directory in the guest that is made when a runner is begun: at most once in its life.
+    /// Directory in the guest that is made when a runner is begun: at most once in its life. On a
+    /// disk, since a runner that cannot be used where it is gets copied there.
     pub state: String,
     /// Where a runner is looked for in the guest, in this order; `~/` is the agent's home.
     pub runner_directories: Vec<String>,
@@ -71,7 +72,7 @@ impl Default for GuestOptions {
         let places = ["/opt/runner", "/opt/actions-runner", "~/actions-runner"];
         Self {
             hostname: "runner".to_owned(),
-            state: "/tmp/flyci".to_owned(),
+            state: "/var/tmp/flyci".to_owned(),
             runner_directories: places.map(str::to_owned).to_vec(),
         }
     }

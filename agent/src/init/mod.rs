@@ -115,6 +115,10 @@ fn load(name: &str) -> Result<(), InitError> {
     let file = File::open(&path).doing(|| format!("open {}", path.display()))?;
     match finit_module(&file, c"", ModuleInitFlags::empty()) {
         Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        // What the kernel says of a symbol that is not there.
+        Err(error @ Errno::ENOENT) => {
+            Err(error).doing(|| format!("load {}: a module that it needs is not loaded", path.display()))
+        }
         Err(error) => Err(error).doing(|| format!("load {}", path.display())),
     }
 }
