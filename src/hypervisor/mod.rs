@@ -7,6 +7,8 @@
 
 pub mod fake;
 pub(crate) mod process;
+#[cfg(target_os = "linux")]
+pub mod qemu;
 
 use crate::domain::ids::VmId;
 use crate::domain::units::Bytes;

@@ -166,6 +166,13 @@ impl ImageStore {
         }
     }
 
+    /// The directory of the image with this digest, if it is here.
+    #[must_use]
+    pub fn directory(&self, digest: &Digest) -> Option<PathBuf> {
+        let home = self.directory.join(digest.hex());
+        home.join(MANIFEST_FILE).is_file().then_some(home)
+    }
+
     /// Takes an image from a directory: copies it, proves every file, makes it read-only, and only
     /// then lets it be seen. An image that is there already is left alone.
     ///
@@ -242,6 +249,41 @@ impl ImageStore {
             if !alive && let Err(error) = tree::remove(&entry.path()) {
                 tracing::warn!(path = %entry.path().display(), %error, "an unfinished import stays");
             }
+        }
+    }
+}
+
+/// Where the templates of a host come from.
+#[derive(Clone, Debug)]
+pub enum Images {
+    /// Every name is a template: the fake hypervisor needs none.
+    Any,
+    /// Those on this host's disk.
+    Store(ImageStore),
+}
+
+impl Images {
+    /// The digest of the image that a profile names, if it is on this host.
+    #[must_use]
+    pub fn digest(&self, reference: &str) -> Option<String> {
+        match self {
+            Self::Any => Some(reference.to_owned()),
+            Self::Store(store) => match store.find(reference) {
+                Ok(image) => Some(image.digest.to_string()),
+                Err(error) => {
+                    tracing::debug!(reference, %error, "no such image here");
+                    None
+                }
+            },
+        }
+    }
+
+    /// The directory of the image with this digest, if it is on this host.
+    #[must_use]
+    pub fn directory(&self, digest: &str) -> Option<PathBuf> {
+        match self {
+            Self::Any => Some(PathBuf::from(digest)),
+            Self::Store(store) => store.directory(&digest.parse().ok()?),
         }
     }
 }

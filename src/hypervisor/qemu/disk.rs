@@ -1,0 +1,187 @@
+//! The disks of a VM: its clone, the room for it, and the runner's disk.
+
+use super::record::{Home, VmDirectory, allocated};
+use crate::domain::units::Bytes;
+use crate::errors::chain;
+use crate::hypervisor::HypervisorError;
+use crate::hypervisor::process::{Tool, ToolError};
+use crate::images::build::disk as image_disk;
+use crate::images::{DISK, Image};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long making an overlay may take. It is some 10 ms.
+const OVERLAY: Duration = Duration::from_secs(30);
+
+/// A disk's size is a multiple of this, in bytes.
+const GRANULE: u64 = 1 << 20;
+
+/// Part of a disk's added space that its file system takes for itself: one in so many.
+const FILE_SYSTEM_SHARE: u64 = 40;
+
+/// The file system's name on a runner's disk.
+const RUNNER_LABEL: &str = "runner";
+
+/// The size of a clone's disk: what the image has, the space that the guest is promised, and what
+/// the file system takes for itself.
+pub(super) fn clone_size(image: &Image, disk_free: Bytes) -> Bytes {
+    let added = disk_free.0 + disk_free.0 / FILE_SYSTEM_SHARE;
+    Bytes((image.manifest.disk_size + added).next_multiple_of(GRANULE))
+}
+
+/// Makes the clone of an image's disk: an overlay that takes no room until it is written to.
+pub(super) async fn clone(image: &Image, vm: &VmDirectory, size: Bytes) -> Result<(), HypervisorError> {
+    let unfinished = vm.unfinished_disk();
+    let tool = Tool::new("qemu-img", OVERLAY).map_err(tool_failed)?;
+    let made = tool
+        .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"])
+        .arg(image.path.join(DISK))
+        .arg(&unfinished)
+        .arg(size.0.to_string())
+        .run()
+        .await;
+    made.map_err(|error| match error {
+        ToolError::Failed { complaint, .. } => {
+            HypervisorError::Image { path: image.path.clone(), reason: format!("it cannot be cloned: {complaint}") }
+        }
+        other => tool_failed(other),
+    })?;
+    fs::rename(&unfinished, vm.disk()).map_err(|source| io_error("finish the clone", &vm.disk(), source))
+}
+
+/// Whether there is room for one more clone: every clone may grow to its full size, and the host
+/// keeps a reserve, since its database shares the disk.
+pub(super) fn check_room(home: &Home, wanted: Bytes, reserve: Bytes) -> Result<(), HypervisorError> {
+    let stat = nix::sys::statvfs::statvfs(home.path())
+        .map_err(|error| io_error("ask for the free space of", home.path(), error.into()))?;
+    let free = stat.blocks_available() * stat.fragment_size();
+    let vms = home.list().map_err(|source| io_error("list the vms in", home.path(), source))?;
+    let promised: u64 = vms.into_iter().map(|vm| still_promised(&home.of(vm))).sum();
+    let needed = promised.saturating_add(wanted.0).saturating_add(reserve.0);
+    if free >= needed {
+        return Ok(());
+    }
+    Err(HypervisorError::NoRoom(format!(
+        "{} has {} free; one more vm needs {wanted}, the others may still grow by {}, and the host keeps {reserve}: \
+         free some space, lower the profile's disk_free, or use fewer slots",
+        home.path().display(),
+        readable(free),
+        readable(promised),
+    )))
+}
+
+/// By how much a VM's disk may still grow.
+fn still_promised(vm: &VmDirectory) -> u64 {
+    vm.read_record().map_or(0, |record| record.disk_size.0.saturating_sub(allocated(&vm.disk())))
+}
+
+/// A size for people: whole megabytes.
+fn readable(bytes: u64) -> Bytes {
+    const MEGABYTE: u64 = 1_000_000;
+    Bytes(bytes - bytes % MEGABYTE)
+}
+
+/// The disk with the runner's directory, made anew when the directory has changed. Older ones
+/// stay while vms may use them, and go with [`sweep_runner_disks`].
+pub(super) async fn runner_disk(directory: &Path, data_dir: &Path) -> Result<PathBuf, HypervisorError> {
+    let failed = |error: crate::images::build::BuildError| {
+        let path = directory.display();
+        HypervisorError::Process(format!("no disk can be made of the runner in {path}: {}", chain(&error)))
+    };
+    if !directory.join("run.sh").is_file() {
+        return Err(HypervisorError::Process(format!(
+            "the runner's directory {} has no run.sh; unpack GitHub's runner there, or change [runner] directory",
+            directory.display()
+        )));
+    }
+    let home = data_dir.join("runners");
+    let target = home.join(format!("{}.img", image_disk::fingerprint(directory).map_err(failed)?));
+    if target.is_file() {
+        return Ok(target);
+    }
+    fs::create_dir_all(&home).map_err(|source| io_error("make the directory", &home, source))?;
+    let unfinished = home.join(format!(".{}-{:08x}", std::process::id(), rand::random::<u32>()));
+    let size = image_disk::space_for(directory).map_err(failed)?;
+    let made = image_disk::make(directory, size, RUNNER_LABEL, &unfinished).await;
+    if let Err(error) = made {
+        let _ = fs::remove_file(&unfinished);
+        return Err(failed(error));
+    }
+    fs::rename(&unfinished, &target).map_err(|source| io_error("finish the runner's disk", &target, source))?;
+    Ok(target)
+}
+
+/// Removes runner disks other than the one in use.
+pub(super) fn sweep_runner_disks(data_dir: &Path, keep: Option<&Path>) -> io::Result<()> {
+    let entries = match fs::read_dir(data_dir.join("runners")) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let path = entry?.path();
+        if keep != Some(path.as_path()) {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn tool_failed(error: ToolError) -> HypervisorError {
+    match error {
+        ToolError::Run { program, source } => HypervisorError::Io { doing: format!("running `{program}`"), source },
+        other => HypervisorError::Process(other.to_string()),
+    }
+}
+
+pub(super) fn io_error(doing: &str, path: &Path, source: io::Error) -> HypervisorError {
+    HypervisorError::Io { doing: format!("{doing} {}", path.display()), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ids::VmId;
+    use crate::hypervisor::qemu::record::Record;
+
+    #[test]
+    fn a_full_disk_is_told_before_it_is_full() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let home = Home::open(directory.path()).expect("a home");
+        check_room(&home, Bytes(1), Bytes(0)).expect("there is room for a byte");
+        let told = check_room(&home, Bytes(1), Bytes(u64::MAX / 2)).expect_err("no room").to_string();
+        assert!(told.contains("no room for another vm") && told.contains("disk_free"), "{told}");
+    }
+
+    #[test]
+    fn what_other_vms_may_still_write_is_not_free() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let home = Home::open(directory.path()).expect("a home");
+        let id = VmId::random();
+        home.of(id).create().expect("made");
+        home.of(id).write_record(&Record::new(id, "x".into(), Bytes(u64::MAX / 2))).expect("written");
+        assert!(matches!(check_room(&home, Bytes(1), Bytes(0)), Err(HypervisorError::NoRoom(_))));
+    }
+
+    #[tokio::test]
+    async fn a_runners_disk_is_made_once_per_content() {
+        let (data, runner) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("another"));
+        fs::write(runner.path().join("run.sh"), "#!/bin/sh\n").expect("written");
+        let first = runner_disk(runner.path(), data.path()).await.expect("made");
+        assert_eq!(runner_disk(runner.path(), data.path()).await.expect("there"), first);
+        fs::write(runner.path().join("other"), "more").expect("written");
+        let second = runner_disk(runner.path(), data.path()).await.expect("made");
+        assert_ne!(first, second);
+        sweep_runner_disks(data.path(), Some(&second)).expect("swept");
+        assert!(!first.exists() && second.exists());
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_is_no_runner_is_refused() {
+        let (data, runner) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("another"));
+        let told = runner_disk(runner.path(), data.path()).await.expect_err("no runner").to_string();
+        assert!(told.contains("run.sh"), "{told}");
+    }
+}
