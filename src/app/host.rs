@@ -11,7 +11,9 @@ use crate::domain::profile::Profile;
 use crate::domain::units::Bytes;
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::fake::{FakeHypervisor, FakeOptions, TimedRunner};
-use crate::images::Images;
+#[cfg(target_os = "linux")]
+use crate::hypervisor::qemu;
+use crate::images::{ImageStore, Images};
 use crate::lifecycle::{Drivers, Limits, Machine};
 use crate::secrets::sealing::HostKey;
 use crate::store::hosts::{self, Introduction};
@@ -72,8 +74,8 @@ pub fn build(
 ) -> Result<Host, AppError> {
     let machine = crate::machine::detect();
     let section = &config.host;
-    let hypervisor = match overrides.hypervisor {
-        Some(hypervisor) => hypervisor,
+    let (hypervisor, images) = match overrides.hypervisor {
+        Some(hypervisor) => (hypervisor, Images::Any),
         None => hypervisor(config)?,
     };
     Ok(Host {
@@ -82,7 +84,7 @@ pub fn build(
         name: section.name.clone(),
         hypervisor_name: section.hypervisor.as_str(),
         hypervisor,
-        images: Images::Any,
+        images,
         key: HostKey::open_or_create(&config.host_key_file())?,
         hardware: section.hardware.clone().unwrap_or(machine.hardware),
         capacity: capacity(section, machine.cpus, machine.memory),
@@ -112,20 +114,44 @@ fn capacity(section: &config::Host, cpus: u32, memory: Bytes) -> Capacity {
     }
 }
 
-fn hypervisor(config: &Config) -> Result<Arc<dyn Hypervisor>, AppError> {
+/// The backend that the configuration names, with the images that it makes VMs of.
+fn hypervisor(config: &Config) -> Result<(Arc<dyn Hypervisor>, Images), AppError> {
     match config.host.hypervisor {
-        HypervisorKind::Fake => {
-            let fake = &config.host.fake;
-            let options = FakeOptions {
-                clone: fake.clone.0,
-                boot: fake.boot.0,
-                destroy: fake.destroy.0,
-                events_file: fake.events_file.clone(),
-            };
-            Ok(FakeHypervisor::new(options, Arc::new(TimedRunner { job: fake.job.map(|span| span.0) })))
-        }
-        other @ (HypervisorKind::Qemu | HypervisorKind::Vz) => Err(AppError::NoHypervisor(other.as_str())),
+        HypervisorKind::Fake => Ok((fake(&config.host.fake), Images::Any)),
+        #[cfg(target_os = "linux")]
+        HypervisorKind::Qemu => qemu(config),
+        #[cfg(not(target_os = "linux"))]
+        HypervisorKind::Qemu => Err(AppError::NoHypervisor(HypervisorKind::Qemu.as_str())),
+        HypervisorKind::Vz => Err(AppError::NoHypervisor(HypervisorKind::Vz.as_str())),
     }
+}
+
+fn fake(section: &config::Fake) -> Arc<dyn Hypervisor> {
+    let options = FakeOptions {
+        clone: section.clone.0,
+        boot: section.boot.0,
+        destroy: section.destroy.0,
+        events_file: section.events_file.clone(),
+    };
+    FakeHypervisor::new(options, Arc::new(TimedRunner { job: section.job.map(|span| span.0) }))
+}
+
+#[cfg(target_os = "linux")]
+fn qemu(config: &Config) -> Result<(Arc<dyn Hypervisor>, Images), AppError> {
+    let section = &config.host.qemu;
+    let options = qemu::Options {
+        accelerator: match section.accel {
+            config::Accel::Auto => None,
+            config::Accel::Kvm => Some(qemu::Accelerator::Kvm),
+            config::Accel::Tcg => Some(qemu::Accelerator::Tcg),
+        },
+        binary: section.binary.clone(),
+        allow_host_ports: section.allow_host_ports.clone(),
+        runner_directory: config.runner.directory.clone(),
+        ..qemu::Options::new(&config.data_dir)
+    };
+    let images = ImageStore::open(&config.data_dir)?;
+    Ok((Arc::new(qemu::Qemu::open(options)?), Images::Store(images)))
 }
 
 impl Host {

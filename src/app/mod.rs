@@ -111,6 +111,12 @@ pub enum AppError {
     /// Signals cannot be waited for.
     #[error("signals cannot be waited for")]
     Signals(#[source] std::io::Error),
+    /// The machine cannot run VMs as configured.
+    #[error("VMs cannot be run here")]
+    Hypervisor(#[from] crate::hypervisor::HypervisorError),
+    /// The images' directory cannot be used.
+    #[error(transparent)]
+    Images(#[from] crate::images::ImageError),
     /// What the configuration asks for is not built for this platform.
     #[error("host.hypervisor = \"{0}\" does not run on this platform")]
     NoHypervisor(&'static str),

@@ -253,41 +253,6 @@ impl ImageStore {
     }
 }
 
-/// Where the templates of a host come from.
-#[derive(Clone, Debug)]
-pub enum Images {
-    /// Every name is a template: the fake hypervisor needs none.
-    Any,
-    /// Those on this host's disk.
-    Store(ImageStore),
-}
-
-impl Images {
-    /// The digest of the image that a profile names, if it is on this host.
-    #[must_use]
-    pub fn digest(&self, reference: &str) -> Option<String> {
-        match self {
-            Self::Any => Some(reference.to_owned()),
-            Self::Store(store) => match store.find(reference) {
-                Ok(image) => Some(image.digest.to_string()),
-                Err(error) => {
-                    tracing::debug!(reference, %error, "no such image here");
-                    None
-                }
-            },
-        }
-    }
-
-    /// The directory of the image with this digest, if it is on this host.
-    #[must_use]
-    pub fn directory(&self, digest: &str) -> Option<PathBuf> {
-        match self {
-            Self::Any => Some(PathBuf::from(digest)),
-            Self::Store(store) => store.directory(&digest.parse().ok()?),
-        }
-    }
-}
-
 /// The image whose directory was made last.
 fn newest(images: Vec<Image>) -> Option<Image> {
     images.into_iter().max_by_key(|image| {

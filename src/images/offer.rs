@@ -1,15 +1,15 @@
 //! Which images a host has for its profiles, as dispatch and drivers ask for them.
 
-use super::{Digest, ImageStore};
+use super::ImageStore;
 use std::path::PathBuf;
 
 /// Where the images of a host come from.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub enum Images {
-    /// The host's own store.
-    Store(ImageStore),
     /// Every name is an image: the fake hypervisor needs none.
     Any,
+    /// Those on this host's disk.
+    Store(ImageStore),
 }
 
 impl Images {
@@ -17,8 +17,14 @@ impl Images {
     #[must_use]
     pub fn digest(&self, reference: &str) -> Option<String> {
         match self {
-            Self::Store(store) => store.find(reference).ok().map(|image| image.digest.to_string()),
             Self::Any => Some(reference.to_owned()),
+            Self::Store(store) => match store.find(reference) {
+                Ok(image) => Some(image.digest.to_string()),
+                Err(error) => {
+                    tracing::debug!(reference, %error, "no such image here");
+                    None
+                }
+            },
         }
     }
 
@@ -26,11 +32,8 @@ impl Images {
     #[must_use]
     pub fn directory(&self, digest: &str) -> Option<PathBuf> {
         match self {
-            Self::Store(store) => {
-                let digest: Digest = digest.parse().ok()?;
-                store.find(&digest.to_string()).ok().map(|image| image.path)
-            }
             Self::Any => Some(PathBuf::from(digest)),
+            Self::Store(store) => store.directory(&digest.parse().ok()?),
         }
     }
 }
