@@ -37,7 +37,7 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Run the roles that the configuration names, until SIGTERM
-    Serve,
+    Serve(ServeArgs),
     /// Show what is wrong first, then hosts, slots, vms and queue
     Status(StatusArgs),
     /// Take no new work on a host; what runs comes to its end
@@ -83,6 +83,15 @@ pub enum Command {
         /// Which shell.
         shell: Shell,
     },
+}
+
+/// `flyci serve`
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    /// The vms of `flyci demo --hypervisor fake`
+    #[cfg(feature = "demo")]
+    #[arg(long, hide = true)]
+    pub pretend: bool,
 }
 
 /// `--json` alone.

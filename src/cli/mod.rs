@@ -9,6 +9,8 @@ mod args;
 mod client;
 mod config;
 mod database;
+#[cfg(feature = "demo")]
+mod demo;
 mod exit;
 mod hosts;
 mod human;
@@ -26,9 +28,10 @@ mod tenants;
 mod vms;
 
 use crate::api::Page;
+use crate::app::{self, Overrides};
 use crate::config::Config;
 use crate::logging;
-use args::{Cli, Command};
+use args::{Cli, Command, ServeArgs};
 use clap::{CommandFactory, Parser};
 use client::Admin;
 use exit::{CliError, DONE};
@@ -45,7 +48,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse_from(args::flags_as_commands(std::env::args_os()));
     process::no_core_dumps();
     logging::start(match cli.command {
-        Command::Serve => logging::Purpose::Daemon,
+        Command::Serve(_) => logging::Purpose::Daemon,
         _ => logging::Purpose::Command,
     });
     exit::report(run(&cli))
@@ -54,26 +57,38 @@ pub fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<u8, CliError> {
     let file = cli.config.as_deref();
     match &cli.command {
-        Command::Serve => serve(load(file)?),
+        Command::Serve(args) => serve(load(file)?, args),
         Command::Config(command) => config::run(command, file),
         Command::Backup(args) => block_on(database::backup(&load(file)?, args)),
         Command::Restore(args) => block_on(database::restore(&load(file)?, args)),
         Command::Database(command) => block_on(database::run(&load(file)?, command)),
         Command::Image(command) => block_on(image::run(command, &load(file)?, &Look::of_stdout())),
+        #[cfg(feature = "demo")]
+        Command::Demo(args) => block_on(demo::run(args, &Look::of_stdout())),
         Command::Completions { shell } => completions(*shell),
         command => ask(command, file),
     }
 }
 
 /// Runs the daemon until it is told to stop.
-fn serve(config: Config) -> Result<u8, CliError> {
+fn serve(config: Config, args: &ServeArgs) -> Result<u8, CliError> {
     process::keep_memory_private();
+    let overrides = overrides(&config, args);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| CliError::part("cannot start", error))?;
-    runtime.block_on(crate::app::serve(config)).map_err(|error| CliError::part("the daemon ended", error))?;
+    runtime.block_on(app::serve(config, overrides)).map_err(|error| CliError::part("the daemon ended", error))?;
     Ok(DONE)
+}
+
+/// What stands in the place of what the configuration names: nothing, but in a demo.
+fn overrides(config: &Config, args: &ServeArgs) -> Overrides {
+    match args {
+        #[cfg(feature = "demo")]
+        ServeArgs { pretend: true } => demo::pretend::overrides(config),
+        ServeArgs { .. } => Overrides::default(),
+    }
 }
 
 /// The commands that ask the daemon.
@@ -92,7 +107,7 @@ fn ask(command: &Command, file: Option<&Path>) -> Result<u8, CliError> {
             Command::Deliveries(args) => records::deliveries(&admin, args, &look).await,
             Command::Audit(args) => records::audit(&admin, args, &look).await,
             Command::Usage(args) => records::usage(&admin, args, &look).await,
-            Command::Serve
+            Command::Serve(_)
             | Command::Config(_)
             | Command::Completions { .. }
             | Command::Image(_)
