@@ -229,9 +229,9 @@ impl Daemon {
 ///
 /// # Errors
 /// What keeps the daemon from starting, with what to do about it.
-pub async fn serve(config: Config) -> Result<(), AppError> {
+pub async fn serve(config: Config, overrides: Overrides) -> Result<(), AppError> {
     let mut signals = signals::Signals::listen().map_err(AppError::Signals)?;
-    let daemon = Daemon::start(&config, Overrides::default()).await?;
+    let daemon = Daemon::start(&config, overrides).await?;
     tracing::info!(fleet.id = %daemon.fleet, version = env!("CARGO_PKG_VERSION"), "flyci runs");
     loop {
         tokio::select! {
