@@ -95,7 +95,8 @@ impl Failure {
         if self.status.is_server_error() {
             tracing::error!(request.id = %request_id, method, route, status, "request failed: {cause}");
         } else {
-            tracing::info!(request.id = %request_id, method, route, status, "request refused: {cause}");
+            // Strangers can cause as many of these as they like.
+            tracing::debug!(request.id = %request_id, method, route, status, "request refused: {cause}");
         }
     }
 }

@@ -12,6 +12,7 @@ mod public;
 mod readiness;
 mod security_txt;
 pub mod servers;
+mod throttle;
 mod tls;
 
 pub use body::{BODY_DEADLINE, MAX_BODY, Purse};

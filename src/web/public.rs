@@ -7,6 +7,7 @@ use super::body::Purse;
 use super::failure::{Failure, finish};
 use super::readiness::Readiness;
 use super::security_txt::SecurityTxt;
+use super::throttle::Throttle;
 use crate::intake::{Delivery, Intake, IntakeError, Receipt};
 use crate::metrics::{DeliveryOutcome, Metrics};
 use axum::body::Body;
@@ -18,7 +19,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Serialize;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Every public route, with its method.
 pub const ROUTES: [(&str, &str); 4] =
@@ -42,14 +43,24 @@ pub struct PublicState {
     pub security_txt: Option<Arc<SecurityTxt>>,
 }
 
+/// A wrong signature is told so often: it may be a wrong secret, or a stranger who tries.
+const SIGNATURE_WARNING_PERIOD: Duration = Duration::from_secs(60);
+
+/// What the public routes share.
+struct Shared {
+    state: PublicState,
+    forged: Throttle,
+}
+
 /// The public router.
 pub fn router(state: PublicState) -> Router {
+    let shared = Arc::new(Shared { state, forged: Throttle::new(SIGNATURE_WARNING_PERIOD) });
     Router::new()
         .route("/webhooks/github", post(webhook))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/.well-known/security.txt", get(security_txt))
-        .with_state(state)
+        .with_state(shared)
         .layer(from_fn(finish))
 }
 
@@ -70,15 +81,23 @@ impl From<Receipt> for Accepted {
     }
 }
 
-async fn webhook(State(state): State<PublicState>, headers: HeaderMap, body: Body) -> Result<Response, Failure> {
-    let (outcome, answer) = match receive(&state, &headers, body).await {
+async fn webhook(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Body) -> Result<Response, Failure> {
+    let (outcome, answer) = match receive(&shared.state, &headers, body).await {
         Ok(receipt) => {
             tell(receipt, &headers);
             (outcome_of(receipt), Ok((StatusCode::ACCEPTED, Json(Accepted::from(receipt))).into_response()))
         }
         Err((outcome, failure)) => (outcome, Err(failure)),
     };
-    state.metrics.delivery(outcome);
+    if outcome == DeliveryOutcome::BadSignature
+        && let Some(count) = shared.forged.count(Instant::now())
+    {
+        tracing::warn!(
+            count,
+            "deliveries without our signature were refused: if they are GitHub's, the App's webhook secret is not the configured one"
+        );
+    }
+    shared.state.metrics.delivery(outcome);
     answer
 }
 
@@ -135,13 +154,13 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-async fn readyz(State(state): State<PublicState>) -> (StatusCode, String) {
-    let status = if state.readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, format!("{}\n", state.readiness.word()))
+async fn readyz(State(shared): State<Arc<Shared>>) -> (StatusCode, String) {
+    let status = if shared.state.readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, format!("{}\n", shared.state.readiness.word()))
 }
 
-async fn security_txt(State(state): State<PublicState>) -> Result<Response, Failure> {
-    let Some(contact) = &state.security_txt else {
+async fn security_txt(State(shared): State<Arc<Shared>>) -> Result<Response, Failure> {
+    let Some(contact) = &shared.state.security_txt else {
         return Err(Failure::new(StatusCode::NOT_FOUND, "there is nothing here"));
     };
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], contact.render(chrono::Utc::now())).into_response())
