@@ -38,12 +38,14 @@ pub async fn claims(db: impl PgExecutor<'_>, vms_per_tenant: u32, limit: i64) ->
                SELECT o.id, o.tenant_id, o.profile, o.queued_at,
                       row_number() OVER (PARTITION BY o.tenant_id ORDER BY o.queued_at, o.id) AS of_tenant
                FROM open o WHERE NOT EXISTS (SELECT 1 FROM direct d WHERE d.job = o.id)),
+           room AS MATERIALIZED (
+               SELECT t.id, coalesce(t.vm_limit, $1) - (SELECT count(*) FROM vms v
+                          WHERE v.tenant_id = t.id AND v.state NOT IN ('stopping', 'gone', 'abandoned')) AS vms
+               FROM tenants t
+               WHERE t.admission = 'approved' AND t.suspended_at IS NULL AND t.uninstalled_at IS NULL),
            allowed AS (
                SELECT l.id, row_number() OVER (PARTITION BY l.profile ORDER BY l.queued_at, l.id) AS n, l.profile
-               FROM left_over l JOIN tenants t ON t.id = l.tenant_id
-               WHERE t.admission = 'approved' AND t.suspended_at IS NULL AND t.uninstalled_at IS NULL
-                 AND l.of_tenant <= coalesce(t.vm_limit, $1) - (SELECT count(*) FROM vms v
-                     WHERE v.tenant_id = t.id AND v.state NOT IN ('stopping', 'gone', 'abandoned'))),
+               FROM left_over l JOIN room r ON r.id = l.tenant_id WHERE l.of_tenant <= r.vms),
            blank AS (
                SELECT id, profile, row_number() OVER (PARTITION BY profile ORDER BY planned_at, id) AS n
                FROM vms WHERE class IS NULL AND state IN ('planned', 'cloning', 'cloned', 'booting', 'ready'))
