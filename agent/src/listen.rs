@@ -3,7 +3,7 @@
 use crate::fd::{self, FdStream};
 use crate::server::Server;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,14 +42,17 @@ pub async fn unix(path: &Path, server: Server) -> io::Result<()> {
 /// # Errors
 /// The system has no vsock, or the port is taken.
 pub async fn vsock(port: u32, server: Server) -> io::Result<()> {
-    use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, bind, socket};
+    use socket2::SockRef;
     const ANY: u32 = u32::MAX;
     const BACKLOG: i32 = 8;
-    let socket = Socket::new(Domain::VSOCK, Type::STREAM, None)?;
-    socket.bind(&SockAddr::vsock(ANY, port))?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    let listener = fd::register(Arc::new(OwnedFd::from(socket)))?;
+    let socket = socket(AddressFamily::Vsock, SockType::Stream, SockFlag::empty(), None)?;
+    bind(socket.as_raw_fd(), &VsockAddr::new(ANY, port))?;
+    let listening = SockRef::from(&socket);
+    listening.set_cloexec(true)?;
+    listening.set_nonblocking(true)?;
+    listening.listen(BACKLOG)?;
+    let listener = fd::register(Arc::new(socket))?;
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let slot = slots.clone().acquire_owned().await.expect("never closed");
