@@ -155,7 +155,7 @@ mod tests {
         };
         vms.extend(std::iter::repeat_n(blank, 4));
         let text = waiting_for(&vms, samples::now());
-        assert!(text.starts_with("5 vms left: ") && text.ends_with("vm 2 stopping 0.5 s, 2 more"), "{text}");
+        assert!(text.starts_with("5 vms left: ") && text.ends_with("vm 2 stopping 500 ms, 2 more"), "{text}");
     }
 
     #[test]

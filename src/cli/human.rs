@@ -8,13 +8,14 @@ const TEN_MINUTES: u64 = 10 * MINUTE;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
-/// A length of time, with two figures at most: `0.4 s`, `19 s`, `2m10s`, `14m`, `3h05m`, `2d4h`.
+/// A length of time, with two units at most: `412 ms`, `2.3 s`, `19 s`, `2m10s`, `14m`, `3h05m`, `2d4h`.
 #[must_use]
 pub fn span(length: Duration) -> String {
     let seconds = length.as_secs();
     match seconds {
-        0..10 => format!("{:.1} s", length.as_secs_f64()),
-        10..MINUTE => format!("{seconds} s"),
+        0 if length.subsec_millis() > 0 => format!("{} ms", length.subsec_millis()),
+        0..10 if length.subsec_millis() >= 100 => format!("{}.{} s", seconds, length.subsec_millis() / 100),
+        0..MINUTE => format!("{seconds} s"),
         MINUTE..TEN_MINUTES => format!("{}m{:02}s", seconds / MINUTE, seconds % MINUTE),
         TEN_MINUTES..HOUR => format!("{}m", seconds / MINUTE),
         HOUR..DAY => format!("{}h{:02}m", seconds / HOUR, seconds % HOUR / MINUTE),
@@ -35,7 +36,7 @@ pub fn ago(now: DateTime<Utc>, then: DateTime<Utc>) -> String {
     if length < Duration::from_secs(1) {
         return "just now".to_owned();
     }
-    format!("{} ago", span(Duration::from_secs(length.as_secs())).replace(".0 s", " s"))
+    format!("{} ago", span(Duration::from_secs(length.as_secs())))
 }
 
 /// A count with its thousands apart: `1,812`.
@@ -84,9 +85,10 @@ mod tests {
     #[test]
     fn times_read_well() {
         for (millis, text) in [
-            (0, "0.0 s"),
-            (412, "0.4 s"),
-            (9_000, "9.0 s"),
+            (0, "0 s"),
+            (62, "62 ms"),
+            (2_350, "2.3 s"),
+            (9_040, "9 s"),
             (59_900, "59 s"),
             (130_000, "2m10s"),
             (3_599_000, "59m"),

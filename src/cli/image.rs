@@ -108,7 +108,7 @@ fn render(images: &[Listed], now: DateTime<Utc>, look: &Look) -> String {
             short(&image.digest).into(),
             format!("{} {}", image.os, image.architecture).into(),
             size(image.size_bytes).into(),
-            image.runner_version.as_deref().unwrap_or("by the host").into(),
+            image.runner_version.as_deref().unwrap_or("unknown").into(),
             image.created_at.parse().map_or_else(|_| String::new(), |created| ago(now, created)).into(),
         ]);
     }
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_list_shows_who_brings_the_runner() {
+    fn the_list_shows_what_is_known_of_the_runner() {
         let image = |runner_version: Option<&str>| Listed {
             name: LINUX_MINIMAL.into(),
             digest: "sha256:923c98d3aabbccddeeff00112233445566778899aabbccddeeff001122334455".into(),

@@ -65,6 +65,12 @@ fn is_over(job: &Job) -> bool {
     matches!(job.state.as_str(), "done" | "cancelled" | "unserved" | "lost")
 }
 
+/// When we noticed a job's end: its vm began to end then. GitHub's clock counts whole seconds.
+fn noticed_end(job: &Job, vms: &[Vm]) -> DateTime<Utc> {
+    let vm = job.vm.as_ref().and_then(|own| vms.iter().find(|vm| vm.id == own.id));
+    vm.and_then(|vm| vm.stopping_at).unwrap_or_else(Utc::now)
+}
+
 /// What is not over, in words.
 fn open(seen: &Seen) -> String {
     let jobs = seen.jobs.iter().filter(|job| !is_over(job)).map(|job| format!("job {} {}", job.id, job.state));
@@ -100,7 +106,7 @@ impl Board<'_> {
         let mut events: Vec<(DateTime<Utc>, Tone, String, String)> = Vec::new();
         for job in &seen.jobs {
             if let Some(known) = story.jobs.iter().find(|known| known.handle.id.to_string() == job.id) {
-                events.extend(self.of_job(job, &name_of(story, known.name)));
+                events.extend(self.of_job(job, &name_of(story, known.name), noticed_end(job, &seen.vms)));
             }
         }
         for vm in &seen.vms {
@@ -114,7 +120,7 @@ impl Board<'_> {
     }
 
     /// The news of a job. What has no time of our clock is told with the moment at which it was seen.
-    fn of_job(&mut self, job: &Job, who: &str) -> Vec<(DateTime<Utc>, Tone, String, String)> {
+    fn of_job(&mut self, job: &Job, who: &str, end: DateTime<Utc>) -> Vec<(DateTime<Utc>, Tone, String, String)> {
         let mut news = Vec::new();
         let mut tell = |at, tone, what: String| {
             if self.shown.insert(format!("job {} {what}", job.id)) {
@@ -133,7 +139,7 @@ impl Board<'_> {
         if is_over(job) {
             let tone = if job.conclusion.as_deref() == Some("success") { Tone::Good } else { Tone::Warn };
             let how = job.conclusion.as_deref().or(job.reason.as_deref()).unwrap_or(&job.state);
-            tell(Utc::now(), tone, format!("ended: {}", harmless(how)));
+            tell(end, tone, format!("ended: {}", harmless(how)));
         }
         news
     }

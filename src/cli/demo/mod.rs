@@ -32,6 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use story::Story;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::interval;
 
 /// How long the accounts' installations may take to be known.
@@ -84,7 +85,7 @@ pub enum DemoError {
     #[error("after {seconds} s these were not over: {open}")]
     TooSlow { seconds: u64, open: String },
     /// Somebody pressed Ctrl-C.
-    #[error("interrupted")]
+    #[error("it was interrupted; its vms and its daemon are gone")]
     Interrupted,
     /// The daemon did not do what was asked.
     #[error("the daemon could not be asked")]
@@ -148,7 +149,7 @@ async fn show(args: &DemoArgs, look: &Look) -> Result<Vec<Proof>, DemoError> {
     introduce(&running, args.hypervisor, look)?;
     let outcome = tokio::select! {
         outcome = play(&mut running, args.hypervisor, look) => outcome,
-        _ = tokio::signal::ctrl_c() => Err(DemoError::Interrupted),
+        () = interruption() => Err(DemoError::Interrupted),
     };
     match outcome {
         Ok(proofs) => {
@@ -161,6 +162,18 @@ async fn show(args: &DemoArgs, look: &Look) -> Result<Vec<Proof>, DemoError> {
             clean_up(&mut running).await;
             Err(error)
         }
+    }
+}
+
+/// Ctrl-C, SIGTERM, or the terminal's end.
+async fn interruption() {
+    let listen = |kind| signal(kind).expect("the signals of a process can be listened to");
+    let mut term = listen(SignalKind::terminate());
+    let mut hangup = listen(SignalKind::hangup());
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = term.recv() => {}
+        _ = hangup.recv() => {}
     }
 }
 
