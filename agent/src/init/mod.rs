@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `flyci.port=NAME` | the virtio-serial port to serve; without it the agent serves vsock |
 //! | `flyci.modules=A,B` | kernel modules `/lib/modules/A.ko`, loaded in this order |
-//! | `flyci.root=DEVICE` | an ext4 file system that becomes the root, writable |
+//! | `flyci.root=DEVICE` | an ext4 file system that becomes the root, writable, grown to its disk's size |
 //! | `flyci.data=DEVICE` | a runner's disk, mounted read-only on `/opt/runner` |
 //! | `flyci.net=ADDRESS/PREFIX,GATEWAY,DNS` | the first network card's static address (IPv4) |
 //!
@@ -13,6 +13,7 @@
 //! a job needs, and a guest whose agent answers can be asked.
 
 mod cmdline;
+mod grow;
 mod mounts;
 mod net;
 
@@ -96,7 +97,7 @@ fn bring_up() -> CmdLine {
         told(load(module));
     }
     if let Some(device) = &cmdline.root {
-        told(mounts::switch_root(device));
+        told(mounts::switch_root(device).and_then(|()| grow::root(device)));
     }
     told(mounts::scratch());
     if let Some(device) = &cmdline.data {
