@@ -13,7 +13,8 @@ use flyci_agent::proto::exec_request::{Command, Type as Input};
 use flyci_agent::proto::exec_response::Type as Output;
 use flyci_agent::proto::{ExecRequest, IoChunk};
 use futures_util::{StreamExt, stream};
-use std::fs::File;
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixStream;
@@ -27,10 +28,14 @@ const HELLO: Duration = Duration::from_secs(5);
 /// Pause before a guest that does not answer yet is asked again.
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// The image of all tests, built once and shared by their processes.
+/// The image of all tests, built once and shared by their processes. It lies where this user may
+/// write: tests run as another user than the one who builds them.
 pub async fn image() -> Image {
-    let home = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("vm");
-    std::fs::create_dir_all(&home).expect("a directory for the image");
+    let user = nix::unistd::geteuid();
+    let home = std::env::temp_dir().join(format!("flyci-test-images-{user}"));
+    DirBuilder::new().recursive(true).mode(0o700).create(&home).expect("a directory for the image");
+    let owner = std::fs::metadata(&home).expect("the directory").uid();
+    assert_eq!(owner, user.as_raw(), "{} belongs to another user", home.display());
     let lock = File::create(home.join("lock")).expect("a lock");
     lock.lock().expect("locked");
     let store = ImageStore::open(&home).expect("a store");
@@ -147,7 +152,7 @@ impl Vm {
     }
 }
 
-pub async fn run(client: &mut Client, command: &str) -> (i32, String) {
+async fn run(client: &mut Client, command: &str) -> (i32, String) {
     let command = Command {
         name: "/bin/sh".into(),
         args: vec!["-c".into(), format!("{command} 2>&1")],
