@@ -380,3 +380,41 @@ fn bound_log(log: &Path) {
         tracing::warn!(path = %log.display(), %error, "a vm's log grows");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_does_not_grow_for_ever_and_its_end_is_told() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let log = directory.path().join("qemu.log");
+        fs::write(&log, "one\ntwo\n").expect("written");
+        bound_log(&log);
+        assert_eq!(tail(&log), "one; two");
+        fs::write(&log, "x".repeat(LOG_LIMIT as usize + 1)).expect("written");
+        assert_eq!(tail(&log).len() as u64, LOG_TAIL);
+        bound_log(&log);
+        assert_eq!(fs::metadata(&log).expect("there").len(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_is_told_before_a_vm_is_tried() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut options = Options::new(directory.path());
+        options.binary = Some("/nowhere/qemu".into());
+        options.network = Network::None;
+        let told = Qemu::open(options).expect("opened").problems().await;
+        assert!(told.iter().any(|problem| problem.contains("/nowhere/qemu")), "{told:?}");
+    }
+
+    #[tokio::test]
+    async fn a_vm_that_never_was_is_destroyed_without_complaint() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let qemu = Qemu::open(Options::new(directory.path())).expect("opened");
+        let vm = VmId::random();
+        assert_eq!(qemu.presence(vm).await, Presence::Absent);
+        qemu.destroy(vm).await.expect("nothing to do");
+        qemu.ended(vm).await;
+    }
+}

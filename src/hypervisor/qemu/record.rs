@@ -351,7 +351,9 @@ mod tests {
     /// A program that lives under the VM's lock, as the VM's process does.
     fn stand_in(vm: &VmDirectory) -> Child {
         let lock = vm.take_lock().expect("a lock").expect("free");
-        Command::new("sleep").arg("600").stdin(Stdio::from(lock)).spawn().expect("started")
+        let mut command = Command::new("sleep");
+        command.arg("600").stdin(Stdio::from(lock)).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().expect("started")
     }
 
     #[tokio::test]
@@ -384,8 +386,11 @@ mod tests {
         let (_directory, _, vm) = vm();
         let lock = vm.take_lock().expect("a lock").expect("free");
         let mut shell = Command::new("sh")
-            .args(["-c", "sleep 600 <&0 & exit 0"])
+            // A shell gives what it runs in the background another standard input, unless it is told.
+            .args(["-c", "exec 3<&0; sleep 600 <&3 3<&- & exit 0"])
             .stdin(Stdio::from(lock))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
             .spawn()
             .expect("started");
         shell.wait().expect("the parent ends at once");
@@ -410,7 +415,7 @@ mod tests {
     #[tokio::test]
     async fn a_stranger_with_the_same_process_id_is_left_alone() {
         let (_directory, _, vm) = vm();
-        let mut stranger = Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().expect("started");
+        let mut stranger = Command::new("sleep").arg("600").stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("started");
         let mut record = vm.read_record().expect("a record");
         record.process = Some(Process { boot_id: "x".into(), pid: Some(stranger.id()), start_time: Some(0) });
         vm.write_record(&record).expect("written");
