@@ -51,7 +51,8 @@ async fn only_the_allowed_port_of_the_host_is_reached() {
     let own = own_address().expect("a machine with a way out");
     let exposed = greeter(Ipv4Addr::UNSPECIFIED).await;
     assert!(std::net::TcpStream::connect((own, exposed)).is_ok(), "the host itself reaches it there");
-    for address in [own.to_string(), "10.0.2.2".into(), "10.0.2.3".into(), "198.51.100.1".into(), "198.51.100.2".into()] {
+    for address in [own.to_string(), "10.0.2.2".into(), "10.0.2.3".into(), "198.51.100.1".into(), "198.51.100.2".into()]
+    {
         assert!(!reaches(&vm, &address, exposed).await, "{address} leads to the host");
     }
 }

@@ -43,7 +43,12 @@ async fn a_vm_boots_runs_a_command_and_leaves_nothing() {
 
     let dying = Instant::now();
     host.qemu.destroy(spec.id).await.expect("destroyed");
-    println!("clone {cloned:?}, process up {:?}, ready {:?} after the boot call, destroy {:?}", up - cloned, ready - cloned, dying.elapsed());
+    println!(
+        "clone {cloned:?}, process up {:?}, ready {:?} after the boot call, destroy {:?}",
+        up - cloned,
+        ready - cloned,
+        dying.elapsed()
+    );
     host.qemu.destroy(spec.id).await.expect("again: nothing to do");
     assert_eq!(host.qemu.presence(spec.id).await, Presence::Absent);
     assert!(!host.path(spec.id).exists());

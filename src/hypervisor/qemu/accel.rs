@@ -113,7 +113,10 @@ fn trial_machine(binary: &Path, image: &Image) -> Command {
 }
 
 /// The program that runs guests of this architecture.
-pub(super) fn program(configured: Option<&Path>, architecture: Architecture) -> Result<PathBuf, crate::hypervisor::process::ToolError> {
+pub(super) fn program(
+    configured: Option<&Path>,
+    architecture: Architecture,
+) -> Result<PathBuf, crate::hypervisor::process::ToolError> {
     match configured {
         Some(path) => find(&path.to_string_lossy()),
         None => find(&format!("qemu-system-{}", architecture.name())),

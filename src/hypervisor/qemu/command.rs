@@ -203,7 +203,13 @@ mod tests {
     }
 
     fn shown(machine: &Machine) -> String {
-        machine.arguments().join("\n").replace("\n-", "\n\n-").replace("\n\n", "\r").replace('\n', " ").replace('\r', "\n")
+        machine
+            .arguments()
+            .join("\n")
+            .replace("\n-", "\n\n-")
+            .replace("\n\n", "\r")
+            .replace('\n', " ")
+            .replace('\r', "\n")
     }
 
     #[test]

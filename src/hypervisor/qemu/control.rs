@@ -82,7 +82,8 @@ mod tests {
         waiting.await.expect("no panic")
     }
 
-    const GREETING: &str = "{\"QMP\": {\"version\": {}, \"capabilities\": []}}\r\n{\"return\": {}}\r\n{\"event\": \"RESUME\"}\r\n";
+    const GREETING: &str =
+        "{\"QMP\": {\"version\": {}, \"capabilities\": []}}\r\n{\"return\": {}}\r\n{\"event\": \"RESUME\"}\r\n";
 
     #[tokio::test]
     async fn a_machine_that_runs_is_up() {

@@ -117,13 +117,8 @@ impl Qemu {
         let at = |source| io_error("open the vms' directory in", &options.data_dir, source);
         let home = Home::open(&options.data_dir).map_err(at)?;
         home.sweep_trash().map_err(at)?;
-        let backend = Self {
-            options,
-            home,
-            accelerator: OnceCell::new(),
-            isolation: OnceCell::new(),
-            guests: Mutex::default(),
-        };
+        let backend =
+            Self { options, home, accelerator: OnceCell::new(), isolation: OnceCell::new(), guests: Mutex::default() };
         backend.sweep_runner_disks();
         Ok(backend)
     }
@@ -147,7 +142,9 @@ impl Qemu {
         for fault in [program.err(), super::process::find("qemu-img").err(), super::process::find("setsid").err()] {
             found.extend(fault.map(|fault| fault.to_string()));
         }
-        if self.options.network == Network::Isolated && let Err(error) = self.isolation().await {
+        if self.options.network == Network::Isolated
+            && let Err(error) = self.isolation().await
+        {
             found.push(chain(&error).to_string());
         }
         found
@@ -180,8 +177,8 @@ impl Qemu {
 
     /// The words that start the VM's process.
     async fn words(&self, spec: &VmSpec, image: &Image, vm: &VmDirectory) -> Result<Vec<String>, HypervisorError> {
-        let binary = accel::program(self.options.binary.as_deref(), image.manifest.architecture)
-            .map_err(disk::tool_failed)?;
+        let binary =
+            accel::program(self.options.binary.as_deref(), image.manifest.architecture).map_err(disk::tool_failed)?;
         let runner_disk = match &self.options.runner_directory {
             Some(directory) => Some(disk::runner_disk(directory, &self.options.data_dir).await?),
             None => None,
@@ -304,8 +301,7 @@ impl Hypervisor for Qemu {
 
     fn guest(&self, vm: VmId) -> Arc<dyn Guest> {
         let new = || AgentGuest::new(self.home.of(vm).agent_socket(), Framing::Resync, GuestOptions::default());
-        let shared = Arc::clone(self.guests().entry(vm).or_insert_with(|| Arc::new(new())));
-        shared
+        Arc::<AgentGuest>::clone(self.guests().entry(vm).or_insert_with(|| Arc::new(new())))
     }
 }
 

@@ -129,9 +129,34 @@ fn words(programs: &Programs, ports: &[u16], unreachable: &str) -> Vec<String> {
     let resolver = RESOLVER.to_string();
     // -t, -u: nothing comes in; -T, -U: what the namespace's loopback leads to.
     let options = [
-        "--quiet", "--ipv4-only", "--config-net", "--no-map-gw", "--ns-ifname", CARD, "--address", ADDRESS, "--netmask",
-        PREFIX, "--gateway", GATEWAY, "--dns-forward", &resolver, "-t", "none", "-u", "none", "-U", "none", "-T", &ports,
-        "--", "sh", "-c", ENTER, "flyci", unreachable,
+        "--quiet",
+        "--ipv4-only",
+        "--config-net",
+        "--no-map-gw",
+        "--ns-ifname",
+        CARD,
+        "--address",
+        ADDRESS,
+        "--netmask",
+        PREFIX,
+        "--gateway",
+        GATEWAY,
+        "--dns-forward",
+        &resolver,
+        "-t",
+        "none",
+        "-u",
+        "none",
+        "-U",
+        "none",
+        "-T",
+        &ports,
+        "--",
+        "sh",
+        "-c",
+        ENTER,
+        "flyci",
+        unreachable,
     ];
     list.extend(options.map(str::to_owned));
     list
@@ -169,7 +194,10 @@ mod tests {
         let programs = Programs { pasta: "/usr/bin/pasta".into(), unshare: "/usr/bin/unshare".into(), root: false };
         insta::assert_snapshot!(words(&programs, &[8443, 3000], "10.0.0.0/8 192.0.2.2/32").join(" "));
         let as_root = words(&Programs { root: true, ..programs }, &[], "10.0.0.0/8").join(" ");
-        assert!(as_root.starts_with("/usr/bin/unshare --user --map-user=1 --map-group=1 -- /usr/bin/pasta"), "{as_root}");
+        assert!(
+            as_root.starts_with("/usr/bin/unshare --user --map-user=1 --map-group=1 -- /usr/bin/pasta"),
+            "{as_root}"
+        );
         assert!(as_root.contains("-U none -T none"), "nothing of the host's loopback: {as_root}");
     }
 

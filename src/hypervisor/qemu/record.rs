@@ -174,7 +174,13 @@ impl VmDirectory {
 
     /// Takes the lock that a new process is to live under; none when a process holds it.
     pub(super) fn take_lock(&self) -> io::Result<Option<File>> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(self.lock_file())?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(self.lock_file())?;
         match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())) {
             Ok(_) => Ok(Some(file)),
             Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Ok(None),
@@ -267,7 +273,10 @@ impl VmDirectory {
 
 /// Resolves when a process has ended.
 async fn exit(process: OwnedFd) -> io::Result<()> {
-    #[expect(deprecated, reason = "its successor is unsafe, for owners that may lie; this one is the standard library's")]
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe, for owners that may lie; this one is the standard library's"
+    )]
     let process = AsyncFd::new(process)?;
     process.readable().await.map(drop)
 }
@@ -289,13 +298,7 @@ fn remove_tree(path: &Path) -> io::Result<()> {
 
 /// A lock on all of a file, which belongs to the open file and so to all who inherit it.
 fn whole_file() -> libc::flock {
-    libc::flock {
-        l_type: libc::F_WRLCK as i16,
-        l_whence: libc::SEEK_SET as i16,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    }
+    libc::flock { l_type: libc::F_WRLCK as i16, l_whence: libc::SEEK_SET as i16, l_start: 0, l_len: 0, l_pid: 0 }
 }
 
 /// Every process whose standard input is a file that can be seen, with that file's path.
@@ -415,7 +418,8 @@ mod tests {
     #[tokio::test]
     async fn a_stranger_with_the_same_process_id_is_left_alone() {
         let (_directory, _, vm) = vm();
-        let mut stranger = Command::new("sleep").arg("600").stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("started");
+        let mut stranger =
+            Command::new("sleep").arg("600").stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("started");
         let mut record = vm.read_record().expect("a record");
         record.process = Some(Process { boot_id: "x".into(), pid: Some(stranger.id()), start_time: Some(0) });
         vm.write_record(&record).expect("written");
