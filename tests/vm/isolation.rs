@@ -61,7 +61,8 @@ async fn only_the_allowed_port_of_the_host_is_reached() {
 async fn guests_do_not_reach_each_other() {
     let host = Host::new(|_| {}).await;
     let (one, two) = tokio::join!(host.booted(0), host.booted(1));
-    let listen = "(while true; do echo here | nc -l -p 7777; done) >/dev/null 2>&1 & sleep 1; echo here | nc -w 2 127.0.0.1 7777";
+    let listen = "(while true; do echo here | nc -l -p 7777; done) >/dev/null 2>&1 & \
+                  until nc -w 2 127.0.0.1 7777 </dev/null | grep here; do :; done";
     assert!(one.run(listen).await.1.contains(GREETING), "it listens");
     for address in ["10.0.2.15", "10.0.2.2", "198.51.100.1"] {
         assert!(!reaches(&two, address, 7777).await, "{address} leads to the other guest");

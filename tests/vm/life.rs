@@ -78,7 +78,8 @@ async fn a_later_daemon_adopts_the_vm_and_sees_its_end() {
 async fn a_guest_that_powers_off_ends_its_vm() {
     let host = Host::new(|_| {}).await;
     let vm = host.booted(0).await;
-    assert_eq!(vm.run("(sleep 1; kill -TERM 1) >/dev/null 2>&1 &").await.0, 0);
+    // Whether it still answers is chance.
+    let _ = vm.try_run("kill -TERM 1").await;
     tokio::time::timeout(PATIENCE, host.qemu.ended(vm.spec.id)).await.expect("it ends by itself");
     assert_eq!(host.qemu.presence(vm.spec.id).await, Presence::Dormant);
 }

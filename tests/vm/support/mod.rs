@@ -18,6 +18,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixStream;
+use tonic::Status;
 
 /// How long anything here may take on a machine that emulates and does other things besides.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -147,12 +148,17 @@ impl Vm {
 
     /// Runs a shell command in the guest; returns its status and what it printed.
     pub async fn run(&self, command: &str) -> (i32, String) {
+        self.try_run(command).await.expect("an answer")
+    }
+
+    /// Runs a shell command that the guest may not live to answer.
+    pub async fn try_run(&self, command: &str) -> Result<(i32, String), Status> {
         let mut client = self.connect().await;
         tokio::time::timeout(PATIENCE, run(&mut client, command)).await.expect("it ends")
     }
 }
 
-async fn run(client: &mut Client, command: &str) -> (i32, String) {
+async fn run(client: &mut Client, command: &str) -> Result<(i32, String), Status> {
     let command = Command {
         name: "/bin/sh".into(),
         args: vec!["-c".into(), format!("{command} 2>&1")],
@@ -161,16 +167,16 @@ async fn run(client: &mut Client, command: &str) -> (i32, String) {
     };
     let inputs = [Input::Command(command), Input::StandardInput(IoChunk { data: Vec::new() })];
     let requests = stream::iter(inputs.map(|input| ExecRequest { r#type: Some(input) })).chain(stream::pending());
-    let mut responses = client.exec(requests).await.expect("accepted").into_inner();
+    let mut responses = client.exec(requests).await?.into_inner();
     let mut printed = Vec::new();
-    while let Some(response) = responses.message().await.expect("an answer") {
+    while let Some(response) = responses.message().await? {
         match response.r#type {
-            Some(Output::Exit(exit)) => return (exit.code, String::from_utf8_lossy(&printed).into_owned()),
+            Some(Output::Exit(exit)) => return Ok((exit.code, String::from_utf8_lossy(&printed).into_owned())),
             Some(Output::StandardOutput(IoChunk { data }) | Output::StandardError(IoChunk { data })) => {
                 printed.extend(data);
             }
             None => {}
         }
     }
-    panic!("the command ended without a status");
+    Err(Status::unavailable("the command ended without a status"))
 }
