@@ -145,3 +145,10 @@ async fn an_image_that_is_not_there_is_told() {
     assert!(matches!(told, HypervisorError::Image { .. }), "{told}");
     assert_eq!(host.qemu.presence(spec.id).await, Presence::Absent);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_parts_make_the_same_image() {
+    let (one, two) = (crate::support::rebuilt().await, crate::support::rebuilt().await);
+    assert_eq!(one.manifest.files, two.manifest.files);
+    assert_eq!(one.digest, two.digest);
+}

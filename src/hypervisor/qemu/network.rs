@@ -47,12 +47,14 @@ const UNREACHABLE: [&str; 10] = [
 /// would cut guests off from the internet.
 const SHORTEST_PREFIX: u32 = 8;
 
-/// Run inside the namespace: closes the routes, gives up all capabilities, becomes the VM.
-/// The pipe's last program decides its status; `set -e` ends the shell on any failure.
+/// Run inside the namespace: closes the routes, gives up all rights over it, becomes the VM.
+/// The pipe's last program decides its status; `set -e` ends the shell on any failure. A process in
+/// a user namespace below has no capability over the network namespace and can get none; dropping
+/// them instead is silently not done where the daemon runs under no_new_privs (found by a test).
 const ENTER: &str = r#"set -eu
 printf 'route replace unreachable %s\n' $1 | ip -4 -batch -
 shift
-exec setpriv --no-new-privs --inh-caps=-all --bounding-set=-all -- "$@""#;
+exec unshare --user -- setpriv --no-new-privs -- "$@""#;
 
 /// Why guests cannot have a network.
 #[derive(Debug, thiserror::Error)]
@@ -208,5 +210,53 @@ mod tests {
         assert_eq!(of([203, 0, 113, 9], [255, 255, 255, 255]).as_deref(), Some("203.0.113.9/32"));
         assert_eq!(of([203, 0, 113, 9], [0, 0, 0, 0]), None, "that would be all of the internet");
         own_networks().expect("addresses can be read");
+    }
+
+    /// Whether a program that was put into a namespace by these words succeeds there.
+    async fn succeeds(words: &[String], program: &[&str]) -> bool {
+        let tool = Tool::new(&words[0], TRIAL).expect("there").env("PATH", super::super::SAFE_PATH);
+        match tool.args(&words[1..]).args(program).run().await {
+            Ok(_) => true,
+            Err(ToolError::Failed { .. }) => false,
+            Err(other) => panic!("the namespace cannot be tried: {other}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn every_kind_of_address_that_is_not_the_internet_is_unreachable() {
+        let isolation = Isolation::prepare(&[]).await.expect("this machine can isolate guests");
+        let words = isolation.entrance().expect("words");
+        assert!(succeeds(&words, &["ip", "-4", "route", "get", "203.0.113.1"]).await, "the internet is reachable");
+        for address in [
+            "0.1.2.3",
+            "10.1.2.3",
+            "100.100.1.1",
+            "169.254.169.254",
+            "172.20.0.1",
+            "192.0.0.8",
+            "192.168.1.1",
+            "198.18.0.1",
+            "224.0.0.251",
+            "255.255.255.255",
+        ] {
+            assert!(!succeeds(&words, &["ip", "-4", "route", "get", address]).await, "{address}");
+        }
+        assert!(
+            !succeeds(&words, &["ip", "-4", "route", "del", "unreachable", "10.0.0.0/8"]).await,
+            "no right to undo it"
+        );
+    }
+
+    #[tokio::test]
+    async fn the_hosts_own_address_is_closed_by_the_routes_alone() {
+        let own = own_networks().expect("addresses").into_iter().find(|net| net.ends_with("/32"));
+        let own = own.expect("a machine with an address").trim_end_matches("/32").to_owned();
+        let listener = std::net::TcpListener::bind("0.0.0.0:0").expect("a listener");
+        let port = listener.local_addr().expect("an address").port().to_string();
+        let connect = ["timeout", "5", "bash", "-c", "exec 3<>/dev/tcp/$0/$1", own.as_str(), port.as_str()];
+        let isolation = Isolation::prepare(&[]).await.expect("this machine can isolate guests");
+        let open = words(&isolation.programs, &[], "192.88.99.0/24");
+        assert!(succeeds(&open, &connect).await, "without the routes the host is reached");
+        assert!(!succeeds(&isolation.entrance().expect("words"), &connect).await, "with them it is not");
     }
 }

@@ -51,6 +51,15 @@ pub async fn image() -> Image {
     })
 }
 
+/// An image built once more, out of the packages that [`image`] fetched.
+pub async fn rebuilt() -> Image {
+    let cache = image().await.path.join("../../cache/packages");
+    let home = tempfile::tempdir().expect("a directory");
+    let store = ImageStore::open(home.path()).expect("a store");
+    let options = BuildOptions { cache, ..BuildOptions::usual(home.path()).expect("the agent built for guests") };
+    build::linux_minimal(&options, &store, &mut |_| {}).await.expect("built")
+}
+
 /// Changes when the agent does.
 fn stamp(agent: &Path) -> String {
     let data = std::fs::metadata(agent).expect("the agent");
