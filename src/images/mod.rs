@@ -274,7 +274,6 @@ fn fill(directory: &Path, image: &Image) -> Result<(), ImageError> {
     let text = serde_json::to_vec_pretty(&image.manifest).expect("a manifest is JSON");
     target.write_all(&text).map_err(io_at("write", &path))?;
     seal(&target, &path)?;
-    fs::set_permissions(directory, fs::Permissions::from_mode(0o555)).map_err(io_at("protect", directory))?;
     sync_directory(directory)
 }
 
