@@ -38,11 +38,11 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts it, and waits until it says that it is ready.
+    /// Starts it.
     ///
     /// # Errors
-    /// With the end of its log, when it ends or is not ready in time.
-    pub async fn start(arguments: &[&str], config: &Path, socket: PathBuf, log: PathBuf) -> Result<Self, DemoError> {
+    /// When the process cannot be started.
+    pub fn start(arguments: &[&str], config: &Path, socket: PathBuf, log: PathBuf) -> Result<Self, DemoError> {
         let cannot = |source| DemoError::Io { doing: "start the daemon".to_owned(), source };
         let out = OpenOptions::new().append(true).create(true).mode(0o600).open(&log).map_err(cannot)?;
         let program = std::env::current_exe().map_err(cannot)?;
@@ -59,12 +59,14 @@ impl Daemon {
             .kill_on_drop(true)
             .spawn()
             .map_err(cannot)?;
-        let mut daemon = Self { child, log, admin: Admin::new(socket) };
-        daemon.ready().await?;
-        Ok(daemon)
+        Ok(Self { child, log, admin: Admin::new(socket) })
     }
 
-    async fn ready(&mut self) -> Result<(), DemoError> {
+    /// Waits until it says that it is ready.
+    ///
+    /// # Errors
+    /// With the end of its log, when it ends or is not ready in time.
+    pub async fn ready(&mut self) -> Result<(), DemoError> {
         let deadline = Instant::now() + READY_DEADLINE;
         let mut looks = interval(LOOK_INTERVAL);
         loop {

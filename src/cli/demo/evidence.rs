@@ -13,6 +13,7 @@ use fake_github::Conclusion;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
+use unicode_width::UnicodeWidthStr;
 
 /// The planted text of the positive control.
 const CONTROL: &str = "flyci-control-5d1e0c2b7a9f4f6e";
@@ -34,11 +35,25 @@ fn proof(holds: bool, told: impl Into<String>) -> Proof {
     Proof { holds, told: told.into() }
 }
 
-/// One line: a mark and what was found.
+/// A mark and what was found, in lines that fit the terminal.
 #[must_use]
-pub fn line(proof: &Proof, look: &Look) -> String {
+pub fn lines(proof: &Proof, look: &Look) -> String {
+    const MARGIN: usize = 4;
     let mark = if proof.holds { look.paint(Tone::Good, "✔") } else { look.paint(Tone::Bad, "✘") };
-    format!("  {mark} {}\n", harmless(&proof.told))
+    let told = wrapped(&harmless(&proof.told), look.width.map_or(usize::MAX, |width| width.saturating_sub(MARGIN)));
+    format!("  {mark} {}\n", told.join("\n    "))
+}
+
+/// Lines of whole words, none longer than `width` unless a word is.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut().filter(|line| line.width() + 1 + word.width() <= width) {
+            Some(line) => line.extend([" ", word]),
+            None => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 /// Every job ended as it had to, by GitHub's word and by ours.
@@ -249,4 +264,24 @@ fn places(found: &[String]) -> String {
 #[must_use]
 pub fn left(seen: &Seen, look: &Look) -> String {
     crate::cli::jobs::render(&seen.jobs, Utc::now(), look)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::out::tests::look;
+
+    #[test]
+    fn a_long_proof_fits_the_terminal() {
+        let long = proof(false, "no vm is left: 1 row that lives");
+        assert_eq!(lines(&long, &look(20)), "  ✘ no vm is left:\n    1 row that lives\n");
+        assert_eq!(wrapped("a_word_without_end and", 6), ["a_word_without_end", "and"]);
+    }
+
+    #[test]
+    fn what_was_found_is_named_up_to_a_few() {
+        let found: Vec<String> = (1..=5).map(|number| format!("file {number}")).collect();
+        assert_eq!(places(&found), ": file 1, file 2, file 3 and 2 more");
+        assert_eq!(places(&[]), "");
+    }
 }

@@ -142,13 +142,14 @@ async fn show(args: &DemoArgs, look: &Look) -> Result<Vec<Proof>, DemoError> {
         return Err(DemoError::Root);
     }
     let line = Line::start("setting the stage");
-    let stage = Stage::set(args, &line).await?;
+    let stage = tokio::select! {
+        stage = Stage::set(args, &line) => stage?,
+        () = interruption() => return Err(DemoError::Interrupted),
+    };
     line.say("starting the daemon: HTTPS, a private Postgres, the host");
-    let mut running = start(&stage, args.hypervisor).await?;
-    drop(line);
-    introduce(&running, args.hypervisor, look)?;
+    let mut running = start(&stage, args.hypervisor)?;
     let outcome = tokio::select! {
-        outcome = play(&mut running, args.hypervisor, look) => outcome,
+        outcome = play(&mut running, args.hypervisor, line, look) => outcome,
         () = interruption() => Err(DemoError::Interrupted),
     };
     match outcome {
@@ -177,12 +178,12 @@ async fn interruption() {
     }
 }
 
-async fn start(stage: &Stage, hypervisor: DemoHypervisor) -> Result<Running<'_>, DemoError> {
+fn start(stage: &Stage, hypervisor: DemoHypervisor) -> Result<Running<'_>, DemoError> {
     let arguments: &[&str] = match hypervisor {
         DemoHypervisor::Qemu => &["serve"],
         DemoHypervisor::Fake => &["serve", "--pretend"],
     };
-    let daemon = Daemon::start(arguments, &stage.config, stage.socket.clone(), stage.log.clone()).await?;
+    let daemon = Daemon::start(arguments, &stage.config, stage.socket.clone(), stage.log.clone())?;
     Ok(Running { stage, daemon })
 }
 
@@ -202,50 +203,54 @@ fn introduce(running: &Running<'_>, hypervisor: DemoHypervisor, look: &Look) -> 
     ))
 }
 
-/// From the installations to the evidence.
-async fn play(running: &mut Running<'_>, hypervisor: DemoHypervisor, look: &Look) -> Result<Vec<Proof>, DemoError> {
+/// From the daemon's first answer to the evidence.
+async fn play(
+    running: &mut Running<'_>,
+    hypervisor: DemoHypervisor,
+    line: Line,
+    look: &Look,
+) -> Result<Vec<Proof>, DemoError> {
+    running.daemon.ready().await?;
+    drop(line);
+    introduce(running, hypervisor, look)?;
     let installations = story::install(&running.stage.github);
     for account in story::ACCOUNTS {
         say(&format!("  {}\n", approve(running, account).await?))?;
     }
     say("\n")?;
-    let story =
-        Story::begin(&running.stage.github, &installations, running.stage.label, hypervisor == DemoHypervisor::Qemu);
+    let is_real = hypervisor == DemoHypervisor::Qemu;
+    let story = Story::begin(&running.stage.github, &installations, running.stage.label, is_real);
     let needles = evidence::needles(&story);
     let watcher = ProcessWatcher::start(needles.clone());
     let seen = live::watch(running, &story, look).await?;
     let stage = running.stage;
-    say(&format!("\n{}\n", look.paint(Tone::Strong, &live::summary(&seen))))?;
-    say(&format!(
-        "\nWhat is left of the jobs:\n{}\n{}\n",
-        evidence::left(&seen, look),
-        look.paint(Tone::Strong, "Evidence")
-    ))?;
+    let (summary, left) = (live::summary(&seen), evidence::left(&seen, look));
+    say(&format!("\n{}\n\nWhat is left of the jobs:\n{left}\n", look.paint(Tone::Strong, &summary)))?;
+    say(&format!("{}\n", look.paint(Tone::Strong, "Evidence")))?;
     let mut proofs = Proofs { all: Vec::new(), look };
     proofs.add(evidence::ends(stage, &story, &seen))?;
     proofs.add(evidence::one_vm_per_job(&seen))?;
     proofs.add(evidence::deliveries(stage).await)?;
-    if hypervisor == DemoHypervisor::Qemu {
+    if is_real {
         proofs.add(evidence::masked(stage, &story))?;
         proofs.add(evidence::spy(stage, &story))?;
     }
     proofs.add(evidence::no_runner(stage, &seen).await)?;
     proofs.add(evidence::no_vm(running).await?)?;
-    let (looks, findings) = watcher.stop().await;
-    let control = search::processes()
-        .iter()
-        .any(|process| Some(process.pid) == running.daemon.pid() && process.names(&stage.config));
-    proofs.add(evidence::in_processes(looks, &findings, control))?;
-    let stopping = Instant::now();
-    let status = running.daemon.stop().await?;
-    proofs.add(evidence::stopped(status, stopping.elapsed(), stage))?;
-    let line = Line::start("searching every file that is left");
-    let in_files = evidence::in_files(stage, &needles)?;
-    drop(line);
-    for proof in in_files {
-        proofs.add(proof)?;
-    }
+    proofs.add(watcher.stop(running).await)?;
+    end(running, &needles, &mut proofs).await?;
     Ok(proofs.all)
+}
+
+/// Stops the daemon, and looks at what is left when nothing runs any more.
+async fn end(running: &mut Running<'_>, needles: &[Needle], proofs: &mut Proofs<'_>) -> Result<(), DemoError> {
+    let begun = Instant::now();
+    let status = running.daemon.stop().await?;
+    proofs.add(evidence::stopped(status, begun.elapsed(), running.stage))?;
+    let line = Line::start("searching every file that is left");
+    let in_files = evidence::in_files(running.stage, needles)?;
+    drop(line);
+    in_files.into_iter().try_for_each(|proof| proofs.add(proof))
 }
 
 /// Proofs, shown as they come.
@@ -256,7 +261,7 @@ struct Proofs<'a> {
 
 impl Proofs<'_> {
     fn add(&mut self, proof: Proof) -> Result<(), DemoError> {
-        say(&evidence::line(&proof, self.look))?;
+        say(&evidence::lines(&proof, self.look))?;
         self.all.push(proof);
         Ok(())
     }
@@ -314,10 +319,15 @@ impl ProcessWatcher {
         Self { stop, task }
     }
 
-    /// What was seen, and how often it was looked. A watcher that broke saw nothing, and proves nothing.
-    async fn stop(self) -> (u64, Findings) {
+    /// What was seen, and how often it was looked. A watcher that broke saw nothing, and proves nothing. That
+    /// arguments can be seen at all is proved by the daemon's own.
+    async fn stop(self, running: &Running<'_>) -> Proof {
         self.stop.store(true, Ordering::Relaxed);
-        self.task.await.unwrap_or_default()
+        let (looks, findings) = self.task.await.unwrap_or_default();
+        let is_daemon = |process: &search::Process| Some(process.pid) == running.daemon.pid();
+        let processes = search::processes();
+        let control = processes.iter().any(|process| is_daemon(process) && process.names(&running.stage.config));
+        evidence::in_processes(looks, &findings, control)
     }
 }
 
