@@ -69,7 +69,9 @@ impl Operator {
     /// A daemon that answers with this.
     fn with_daemon(&self, routes: Router) -> tokio::task::JoinHandle<()> {
         let socket = UnixListener::bind(self.home.path().join("admin.sock")).expect("a socket");
-        tokio::spawn(async move { axum::serve(socket, Router::new().nest("/api/v1", routes)).await.expect("it serves") })
+        tokio::spawn(
+            async move { axum::serve(socket, Router::new().nest("/api/v1", routes)).await.expect("it serves") },
+        )
     }
 
     async fn ask(&self, line: &'static str) -> Output {
@@ -137,7 +139,10 @@ fn without_a_daemon_it_ends_with_3_and_says_what_to_do() {
         let output = operator.run(line);
         assert_eq!(code(&output), 3, "{line}: {}", said(&output));
         let message = said(&output);
-        assert!(message.starts_with("flyci: the daemon is not running") && message.contains("flyci serve"), "{message}");
+        assert!(
+            message.starts_with("flyci: the daemon is not running") && message.contains("flyci serve"),
+            "{message}"
+        );
     }
 }
 
@@ -161,7 +166,10 @@ fn a_socket_of_another_user_says_which_user_to_be() {
     let operator = Operator::new();
     let closed = operator.home.path().join("closed");
     std::fs::create_dir(&closed).expect("it is writable");
-    let config = format!("data_dir = \"{}\"\n{GATEWAY}[admin]\nsocket = \"closed/admin.sock\"\n", operator.home.path().display());
+    let config = format!(
+        "data_dir = \"{}\"\n{GATEWAY}[admin]\nsocket = \"closed/admin.sock\"\n",
+        operator.home.path().display()
+    );
     std::fs::write(operator.home.path().join("flyci.toml"), config).expect("it is writable");
     std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0)).expect("it is ours");
     let output = operator.run("status");
@@ -205,7 +213,8 @@ async fn a_degraded_daemon_ends_with_4_and_says_what_is_wrong() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_that_takes_too_long_ends_with_5() {
     let operator = Operator::new();
-    let done = |Path(host): Path<String>| async move { Json(json!({"message": format!("{host} drains"), "changed": 1})) };
+    let done =
+        |Path(host): Path<String>| async move { Json(json!({"message": format!("{host} drains"), "changed": 1})) };
     let vm = json!({
         "id": "3f0c9a4e-1111-4222-8333-444455556666", "host": "mini-1", "slot": 0, "profile": "p", "image": "i",
         "cpus": 1, "memory_bytes": 1, "state": "serving", "reason": null, "kill_asked": null, "repository": "acme/app",
@@ -214,9 +223,7 @@ async fn a_drain_that_takes_too_long_ends_with_5() {
         "minted_at": null, "delivering_at": null, "serving_at": null, "gone_at": null,
     });
     let vms = json!({"items": [vm], "next": null});
-    let routes = Router::new()
-        .route("/hosts/{host}/drain", post(done))
-        .route("/vms", get(async move || Json(vms)));
+    let routes = Router::new().route("/hosts/{host}/drain", post(done)).route("/vms", get(async move || Json(vms)));
     let daemon = operator.with_daemon(routes);
     let output = operator.ask("drain mini-1 --wait --timeout 1s").await;
     assert_eq!(code(&output), 5, "{}", said(&output));

@@ -18,3 +18,5 @@ mod github_stub;
 mod github_tokens;
 #[path = "it/github_wire.rs"]
 mod github_wire;
+#[path = "it/support/listening.rs"]
+mod listening;

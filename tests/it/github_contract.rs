@@ -2,6 +2,7 @@
 //! GitHub's own OpenAPI description, and answers with GitHub's own examples, which must be read.
 
 use crate::github_stub::{labels, options};
+use crate::listening;
 use flyci::github::{Denial, GitHub, GitHubError, InstallationId, RepositoryRef, Scope};
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -37,12 +38,7 @@ impl Prism {
             .kill_on_drop(true)
             .spawn()
             .expect("Node.js is installed");
-        let listens = async {
-            while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        };
-        tokio::time::timeout(START_DEADLINE, listens).await.expect("Prism listens");
+        listening::until(port, START_DEADLINE).await;
         Self { url: format!("http://127.0.0.1:{port}"), _process: process }
     }
 }

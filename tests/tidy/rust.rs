@@ -26,6 +26,7 @@ const PROCESS_PLACES: &[Exception] = &[
     ("src/cli/demo", "the demo starts a daemon of its own, to look at it from outside"),
     ("agent/src/", "the agent runs what the host asks for"),
     ("fake-github/src/", "the demo's runner runs the steps of its job"),
+    ("benches/", "measures a daemon from outside, beside pgbench"),
 ];
 const TASK_PLACES: &[Exception] = &[
     ("src/app/", "builds the roles and owns every task"),

@@ -4,8 +4,7 @@ use crate::source::{Source, holds_token};
 use crate::tree::Tree;
 
 /// Words that belong to the place where the code was written, or to work that is not done.
-const WORKSHOP: &[&str] =
-    &["/work/", "/var/tmp/", "worktree", "TODO", "FIXME", "XXX", "(under construction)", "lorem ipsum"];
+const WORKSHOP: &[&str] = &["/work/", "worktree", "TODO", "FIXME", "XXX", "(under construction)", "lorem ipsum"];
 /// Where the product's documents say what each dependency is for.
 const DEPENDENCIES: &str = "docs/dependencies.md";
 /// What a path in a document begins with.
