@@ -4,6 +4,8 @@
 //! figures of two machines, or of two runs, say little; ratios within one run say something.
 
 mod support {
+    #[cfg(target_os = "linux")]
+    pub mod cold;
     pub mod daemon;
     pub mod load;
     pub mod peer;
@@ -31,6 +33,8 @@ async fn run() {
     println!("{}\n", support::stats::machine());
     webhooks().await;
     reactions().await;
+    #[cfg(target_os = "linux")]
+    support::cold::run().await;
 }
 
 /// Deliveries acknowledged per second beside plain inserts, and the daemon's memory.

@@ -20,12 +20,48 @@ pub struct Child {
     folder: TempDir,
 }
 
+/// The host's part of the configuration.
+pub enum Machines {
+    /// One vm that never comes up: the queue stays as it is.
+    Stuck,
+    /// Real ones, with the runner in this folder.
+    Qemu { runner: PathBuf },
+}
+
 impl Child {
+    /// A daemon whose queue only grows.
     pub async fn start() -> Self {
         let github = FakeGitHub::start(Options::default()).await.expect("the simulated GitHub starts");
+        Self::with(github, &Machines::Stuck).await
+    }
+
+    /// A daemon with real VMs, whose runners reach the simulated GitHub through the one port that is allowed.
+    pub async fn with_qemu(runner: PathBuf) -> Self {
+        let port = free_port();
+        let options = Options {
+            listen: std::net::SocketAddr::from(([127, 0, 0, 1], port)),
+            names: vec!["10.0.2.2".into()],
+            runner_url: Some(format!("https://10.0.2.2:{port}")),
+            ..Options::https()
+        };
+        let github = FakeGitHub::start(options).await.expect("the simulated GitHub starts");
+        let child = Self::with(github, &Machines::Qemu { runner }).await;
+        let certificate = std::fs::read_to_string(child.data_dir().join("web.crt")).expect("the certificate");
+        let url = format!("https://localhost:{}/webhooks/github", child.port);
+        child.github.set_webhook(&url, Some(&certificate)).expect("a URL");
+        child
+    }
+
+    async fn with(github: FakeGitHub, machines: &Machines) -> Self {
         let folder = tempfile::Builder::new().prefix("flyci-bench").tempdir_in("/tmp").expect("a folder");
         let port = free_port();
-        let config = config(&github, &folder, port);
+        let config = config(&github, &folder, port, machines);
+        if let Machines::Qemu { .. } = machines {
+            let build = ["image", "build", "linux-minimal", "--config"];
+            let built =
+                Command::new(env!("CARGO_BIN_EXE_flyci")).args(build).arg(&config).output().expect("flyci runs");
+            assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        }
         let log = std::fs::File::create(folder.path().join("flyci.log")).expect("a log");
         let process = Command::new(env!("CARGO_BIN_EXE_flyci"))
             .args(["serve", "--config"])
@@ -66,6 +102,16 @@ impl Child {
         kb.and_then(|kb| kb.trim().parse::<f64>().ok()).map_or("unknown".into(), |kb| format!("{:.0}", kb / 1000.0))
     }
 
+    /// The first column of a query, in the daemon's database.
+    pub fn query(&self, sql: &str) -> Vec<f64> {
+        let socket = self.data_dir().join("postgres").join("socket");
+        let output =
+            Command::new("psql").arg("-h").arg(socket).args(["-U", "flyci", "-d", "flyci", "-Atc", sql]).output();
+        let output = output.expect("psql is installed");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).lines().map(|line| line.parse().expect("a number")).collect()
+    }
+
     pub async fn stop(mut self) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.process.id()).expect("a pid"));
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("the daemon lives");
@@ -99,12 +145,28 @@ fn free_port() -> u16 {
     listener.local_addr().expect("its address").port()
 }
 
-fn config(github: &FakeGitHub, folder: &TempDir, port: u16) -> PathBuf {
+fn config(github: &FakeGitHub, folder: &TempDir, port: u16, machines: &Machines) -> PathBuf {
     for (name, text) in [("app.pem", github.private_key_pem()), ("webhook.secret", github.webhook_secret())] {
         let path = folder.path().join(name);
         std::fs::write(&path, text).expect("the secret is written");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("its mode is set");
     }
+    if let Some(ca) = github.ca_pem() {
+        std::fs::write(folder.path().join("github.crt"), ca).expect("the certificate is written");
+    }
+    let (ca_file, host, timeout, image) = match machines {
+        Machines::Stuck => {
+            (String::new(), "hypervisor = \"fake\"\nslots = 1\n[host.fake]\nclone = \"1h\"".into(), "1h", "any")
+        }
+        Machines::Qemu { runner } => {
+            let api: u16 = github.url().rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+            let host = format!(
+                "hypervisor = \"qemu\"\nslots = 1\nreserve_memory = \"0B\"\n[host.qemu]\nallow_host_ports = [{api}]\n[runner]\ndirectory = \"{}\"",
+                runner.display()
+            );
+            ("ca_file = \"github.crt\"".into(), host, "2m", "linux-minimal")
+        }
+    };
     let text = format!(
         r#"
 data_dir = "{data}"
@@ -119,25 +181,22 @@ api_url = "{api}"
 app_id = {app}
 private_key_file = "app.pem"
 webhook_secret_file = "webhook.secret"
+{ca_file}
 [tenants]
 admission = "open"
 [database]
 max_connections = {CONNECTIONS}
 [host]
 name = "bench"
-hypervisor = "fake"
-slots = 1
-# One vm that never comes up: the queue stays as it is.
-[host.fake]
-clone = "1h"
+{host}
 [limits]
-boot_timeout = "1h"
+boot_timeout = "{timeout}"
 [[profiles]]
 label = "flyci-test"
 cpus = 1
-memory = "128MB"
-disk_free = "1GB"
-image = "any"
+memory = "256MB"
+disk_free = "128MB"
+image = "{image}"
 "#,
         data = folder.path().join("data").display(),
         api = github.url(),

@@ -85,8 +85,7 @@ impl World {
         let daemon = start(&config, &machines, &github).await;
         let acme = github.install("acme", AccountKind::Organization);
         let repo = github.repository(&acme, "app", Visibility::Private);
-        let world = Self { github, db, machines, runners, acme, repo, config, daemon: Some(daemon), _folder: folder };
-        world
+        Self { github, db, machines, runners, acme, repo, config, daemon: Some(daemon), _folder: folder }
     }
 
     /// Starts the daemon again.
@@ -97,10 +96,6 @@ impl World {
     /// Stops the daemon; the machines go on.
     pub async fn stop(&mut self) {
         self.daemon.take().expect("a daemon runs").stop().await;
-    }
-
-    pub fn daemon(&self) -> &Daemon {
-        self.daemon.as_ref().expect("a daemon runs")
     }
 
     /// Queues a job of the repository.
