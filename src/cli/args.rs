@@ -16,8 +16,9 @@ Exit codes:
   5   timed out (drain --wait)
   78  the configuration is wrong
 
-`flyci --status` and `flyci --drain` equal the commands. Colour: only on a terminal, and not with NO_COLOR.
-Log: FLYCI_LOG=debug (or RUST_LOG) says how much; it goes to stderr, as JSON unless that is a terminal.";
+`flyci --status` and `flyci --drain` equal the commands.
+Colour is shown on a terminal only, and not with NO_COLOR.
+The log goes to stderr, as JSON unless that is a terminal; FLYCI_LOG=debug (or RUST_LOG) says how much.";
 
 /// Ephemeral GitHub Actions runners on your own machines: one VM per job, nothing kept after it.
 #[derive(Parser, Debug)]
@@ -75,7 +76,7 @@ pub enum Command {
     /// Look after the private database
     #[command(subcommand)]
     Database(DatabaseCommand),
-    /// Show flyci at work: a simulated GitHub, real jobs in VMs, and proof that nothing is left
+    /// Show flyci at work: real jobs in VMs, a simulated GitHub, and evidence
     #[cfg(feature = "demo")]
     Demo(DemoArgs),
     /// Print the completions of a shell
