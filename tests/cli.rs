@@ -173,7 +173,7 @@ fn a_socket_of_another_user_says_which_user_to_be() {
         operator.home.path().display()
     );
     std::fs::write(operator.home.path().join("flyci.toml"), config).expect("it is writable");
-    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0)).expect("it is ours");
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o000)).expect("it is ours");
     let output = operator.run("status");
     std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).expect("it is ours");
     assert_eq!(code(&output), 1, "{}", said(&output));

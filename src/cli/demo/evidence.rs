@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn a_long_proof_fits_the_terminal() {
         let long = proof(false, "no vm is left: 1 row that lives");
-        assert_eq!(lines(&long, &look(20)), "  ✘ no vm is left:\n    1 row that lives\n");
+        assert_eq!(lines(&long, &look(20)), "  ✘ no vm is left: 1\n    row that lives\n");
         assert_eq!(wrapped("a_word_without_end and", 6), ["a_word_without_end", "and"]);
     }
 
