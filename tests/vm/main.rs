@@ -1,7 +1,6 @@
 //! Real VMs with the real agent: QEMU, with whatever accelerator this machine has.
 //!
-//! Needs what script/setup installs, and the agent built for guests
-//! (`cargo build -p flyci-agent --profile agent --target <arch>-unknown-linux-musl`).
+//! Needs what script/setup installs, a Postgres, and agent and runner built for guests; script/test sees to it.
 #![cfg(target_os = "linux")]
 
 #[path = "../../agent/tests/common/mod.rs"]
@@ -9,7 +8,13 @@ mod common;
 #[path = "../../agent/tests/common/drops.rs"]
 mod drops;
 
+#[path = "../it/support/database.rs"]
+#[expect(dead_code, reason = "here the daemon has pools of its own")]
+mod database;
+
 mod channel;
+mod daemon;
 mod isolation;
+mod jobs;
 mod life;
 mod support;
