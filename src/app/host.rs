@@ -52,6 +52,8 @@ pub struct Host {
     pub key: HostKey,
     /// The chip, as profiles name it.
     pub hardware: String,
+    /// What the machine has.
+    pub machine: config::Machine,
     /// What it has to give.
     pub capacity: Capacity,
     /// What is on offer.
@@ -86,8 +88,9 @@ pub fn build(
         hypervisor,
         images,
         key: HostKey::open_or_create(&config.host_key_file())?,
-        hardware: section.hardware.clone().unwrap_or(machine.hardware),
+        hardware: section.hardware.clone().unwrap_or_else(|| machine.hardware.clone()),
         capacity: capacity(section, machine.cpus, machine.memory),
+        machine,
         profiles: config.profiles.clone(),
         limits: Limits {
             boot: config.limits.boot_timeout.0,
@@ -197,8 +200,8 @@ impl Host {
             os: std::env::consts::OS,
             architecture: std::env::consts::ARCH,
             slots: self.capacity.slots,
-            cpus: self.capacity.cpus,
-            memory: self.capacity.memory.0,
+            cpus: self.machine.cpus,
+            memory: self.machine.memory.0,
             version: env!("CARGO_PKG_VERSION"),
         };
         let (host, session) = hosts::introduce(&self.pool, &introduction).await?;
