@@ -9,7 +9,10 @@ use super::{args::StatusArgs, print_json};
 use crate::api::{Day, Host, Queue, Status, Trouble};
 use std::io::IsTerminal;
 use std::time::Duration;
+use unicode_width::UnicodeWidthStr;
 
+/// Columns that the first words take at most: `flyci: its database does not answer   `.
+const TITLE_WIDTH: usize = 36;
 /// How often `--watch` draws again.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 /// Hosts that are shown without `--all`.
@@ -91,9 +94,17 @@ fn heading(status: &Status, look: &Look) -> String {
         None => "no delivery yet".to_owned(),
     };
     let up = span(between(status.started_at, status.now));
-    let detail =
-        format!("{} · intake {}, {last} · up {up} · {}", status.roles.join(", "), status.intake, status.version);
-    format!("{}: {verdict}   {}\n", look.paint(Tone::Strong, "flyci"), look.paint(Tone::Dim, &harmless(&detail)))
+    let detail = harmless(&format!(
+        "{} · intake {}, {last} · up {up} · {}",
+        status.roles.join(", "),
+        status.intake,
+        status.version
+    ));
+    let title = format!("{}: {verdict}", look.paint(Tone::Strong, "flyci"));
+    // Where one line is too long for the terminal, two are made.
+    let room = look.width.unwrap_or(usize::MAX);
+    let gap = if TITLE_WIDTH + detail.width() <= room { "   " } else { "\n  " };
+    format!("{title}{gap}{}\n", look.paint(Tone::Dim, &detail))
 }
 
 fn problem(trouble: &Trouble, look: &Look) -> String {

@@ -2,7 +2,7 @@
 
 use super::is_ours;
 use chrono::{DateTime, SecondsFormat, Utc};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::fmt::{Debug, Write as _};
 use std::io::Write;
 use std::sync::Mutex;
@@ -42,6 +42,8 @@ const PRIVATE: [&str; 22] = [
     "uri",
     "url",
 ];
+/// The members that every line has in JSON; a field of the same name gives way.
+const COMMON: [&str; 4] = ["time", "level", "message", "target"];
 /// Of a value that was too long.
 const ELLIPSIS: &str = "…";
 
@@ -160,16 +162,18 @@ impl Line<'_> {
         text
     }
 
+    /// One object, what every line has first.
     fn json(&self) -> String {
-        let mut object = Map::new();
-        object.insert("time".to_owned(), self.at.to_rfc3339_opts(SecondsFormat::Millis, true).into());
-        object.insert("level".to_owned(), self.level.as_str().to_lowercase().into());
-        object.insert("message".to_owned(), self.fields.message.clone().into());
-        object.insert("target".to_owned(), self.target.into());
-        for (name, value) in &self.fields.values {
-            object.entry(*name).or_insert_with(|| value.clone());
-        }
-        Value::Object(object).to_string()
+        let own = self.fields.values.iter().filter(|(name, _)| !COMMON.contains(name));
+        let common: [Value; COMMON.len()] = [
+            self.at.to_rfc3339_opts(SecondsFormat::Millis, true).into(),
+            self.level.as_str().to_lowercase().into(),
+            self.fields.message.clone().into(),
+            self.target.into(),
+        ];
+        let members = COMMON.iter().zip(&common).chain(own.map(|(name, value)| (name, value)));
+        let members: Vec<String> = members.map(|(name, value)| format!("{}:{value}", Value::from(*name))).collect();
+        format!("{{{}}}", members.join(","))
     }
 }
 

@@ -231,7 +231,7 @@ pub fn stopped(status: std::process::ExitStatus, took: Duration, stage: &Stage) 
     let processes = search::processes();
     let left: Vec<String> = processes
         .iter()
-        .filter(|process| process.pid != std::process::id() && process.names(stage.root.path()))
+        .filter(|process| process.names(&stage.data_dir))
         .map(|process| format!("{} ({})", process.pid, process.name))
         .collect();
     proof(

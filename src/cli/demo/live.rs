@@ -162,7 +162,7 @@ impl Board<'_> {
         tell(Some(times.planned_at), Tone::Dim, "planned".to_owned());
         tell(times.cloned_at, Tone::Dim, format!("cloned in {}", since(Some(times.planned_at), times.cloned_at)));
         tell(times.ready_at, Tone::Dim, format!("booted in {}", since(times.booted_at, times.ready_at)));
-        tell(times.minted_at, Tone::Dim, "its runner is registered, good for one job".to_owned());
+        tell(times.minted_at, Tone::Dim, "its runner is registered, for one job".to_owned());
         let why = vm.reason.as_deref().unwrap_or("ended").replace('_', " ");
         tell(times.gone_at, Tone::Dim, format!("destroyed in {}: {why}", since(vm.stopping_at, times.gone_at)));
         news
@@ -173,7 +173,7 @@ impl Board<'_> {
     }
 
     fn line(&self, at: DateTime<Utc>, tone: Tone, who: &str, what: &str) -> Result<(), DemoError> {
-        const WHO: usize = 28;
+        const WHO: usize = 26;
         let after = format!("{:>6.1} s", between(self.begun, at).as_secs_f64());
         let after = self.look.paint(Tone::Dim, &after);
         let who = format!("{who:<WHO$}");
