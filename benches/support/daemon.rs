@@ -1,6 +1,7 @@
 //! A daemon as it runs in production: a process of its own, HTTPS, its private Postgres.
 
 use fake_github::{FakeGitHub, Options};
+use rustls_pki_types::pem::PemObject;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child as Process, Command, Stdio};
@@ -80,7 +81,7 @@ impl Child {
         self.folder.path().join("data")
     }
 
-    /// A client that trusts the daemon's certificate.
+    /// A client that trusts the daemon's certificate. HTTP/1.1, a connection for each delivery under way.
     pub fn client(&self) -> reqwest::Client {
         let pem = std::fs::read(self.data_dir().join("web.crt")).expect("the certificate is written");
         let mut roots = rustls::RootCertStore::empty();
@@ -92,7 +93,7 @@ impl Child {
             .expect("ring knows them")
             .with_root_certificates(roots)
             .with_no_client_auth();
-        reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().expect("a client")
+        reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().http1_only().build().expect("a client")
     }
 
     /// Resident memory in megabytes, as the kernel counts it.

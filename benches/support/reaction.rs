@@ -124,9 +124,9 @@ max_connections = 20
 [host]
 name = "bench"
 hypervisor = "fake"
-slots = 400
+slots = 250
 [limits]
-jobs_per_installation = 400
+jobs_per_installation = 250
 [[profiles]]
 label = "flyci-test"
 cpus = 1
