@@ -132,8 +132,7 @@ for (const event of events) {
 const used = pick(reach([answers, webhooks])).schemas;
 write('schemas.json', toSchema({ answers, webhooks, definitions: used }));
 
-const wanted = ['workflow_job', 'installation', 'installation_repositories', 'repository', 'ping'];
 const examples = read('webhooks-examples/api.github.com/index.json');
 write('examples.json', Object.fromEntries(
-  examples.filter((e) => wanted.includes(e.name)).map((e) => [e.name, e.examples]),
+  examples.map((e) => [e.name, e.examples]),
 ));

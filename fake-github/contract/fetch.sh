@@ -2,7 +2,7 @@
 # Fetches GitHub's published descriptions into DIR (default: target/contract) and cuts out what flyci uses:
 #   openapi.json   the paths that flyci calls, for Prism (a server that checks requests against the description)
 #   schemas.json   JSON Schemas of the answers and webhooks of those paths
-#   examples.json  the workflow_job and installation examples of @octokit/webhooks-examples, by event
+#   examples.json  the examples of @octokit/webhooks-examples, by event
 #
 # Nothing of it is committed. A second run does nothing. With a bearer required, a test starts Prism on loopback as
 #   node DIR/node_modules/@stoplight/prism-cli/dist/index.js mock -h 127.0.0.1 -p PORT DIR/openapi.json
@@ -24,6 +24,7 @@ command -v npm >/dev/null || {
 }
 mkdir -p "$dir"
 cd "$dir"
+dir=$(pwd)
 [ -f package.json ] || echo '{ "private": true }' > package.json
 # Word splitting is meant: one word per package.
 # shellcheck disable=SC2086

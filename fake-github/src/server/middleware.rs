@@ -26,24 +26,24 @@ pub async fn govern(State(hub): State<Arc<Hub>>, path: MatchedPath, request: Req
         tokio::time::sleep(Duration::from_millis(ms)).await;
     }
     if outage {
-        return stamped(error(
+        return stamped(&hub, error(
             StatusCode::SERVICE_UNAVAILABLE,
             "No server is currently available to service your request.",
         ));
     }
     let failure = hub.count(|w| take_failure(&mut w.switches.failures, &route));
     if let Some(failure) = failure.as_ref().filter(|f| !f.after_effect) {
-        return stamped(failed(failure));
+        return stamped(&hub, failed(failure));
     }
     let caller = match Caller::of(&hub, request.headers()) {
         Ok(caller) => caller,
-        Err(refused) => return stamped(refused.into_response()),
+        Err(refused) => return stamped(&hub, refused.into_response()),
     };
     let response = metered(&hub, caller, path.as_str(), request, next).await;
     match failure {
         // The call had its effect; only its answer is lost.
-        Some(failure) => stamped(failed(&failure)),
-        None => stamped(response),
+        Some(failure) => stamped(&hub, failed(&failure)),
+        None => stamped(&hub, response),
     }
 }
 
@@ -115,12 +115,14 @@ fn limit_headers(response: &mut Response, budget: Budget, resource: Resource) {
     set(response, "x-ratelimit-resource", resource.word());
 }
 
-fn stamped(mut response: Response) -> Response {
+fn stamped(hub: &Hub, mut response: Response) -> Response {
     set(
         &mut response,
         "x-github-request-id",
         format_args!("{:08X}:{:04X}", rand::random::<u32>(), rand::random::<u16>()),
     );
+    // By GitHub's clock, which a test may move.
+    set(&mut response, "date", hub.count(|w| w.now()).format("%a, %d %b %Y %H:%M:%S GMT"));
     set(&mut response, "x-github-media-type", "github.v3; format=json");
     response
 }
