@@ -16,6 +16,7 @@
 //! | [`images`] | the read-only templates VMs are cloned from |
 //! | [`place`] | where a call to GitHub goes: the names of a row, opened for the time of a call |
 //! | [`errors`] | how errors are told, without foreign text |
+//! | [`troubles`] | what a process found wrong that no table tells |
 //! | [`wake`] | lets loops sleep until there may be something to do |
 //! | [`intake`] | a webhook delivery: verify, parse, store |
 //! | [`mint`] | a requested runner becomes a minted one (gateway) |
@@ -51,6 +52,7 @@ pub mod mint;
 pub mod place;
 pub mod secrets;
 pub mod store;
+pub mod troubles;
 pub mod upkeep;
 pub mod wake;
 pub mod web;

@@ -8,6 +8,7 @@ use crate::store::embedded::{self, EmbeddedPostgres};
 use crate::store::external::{self, External};
 use crate::store::{self, Role, StoreError, fleet};
 use sqlx::PgPool;
+use sqlx::postgres::PgConnectOptions;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -49,7 +50,7 @@ impl Databases {
             }
         };
         let options = options.application_name("flyci");
-        store::migrate(&options).await?;
+        store::migrate(&options).await.map_err(|error| unreachable_or(error, config, &options))?;
         let connections = config.database.max_connections;
         Ok(Self {
             gateway: store::connect(&options, Role::Gateway, connections).await?,
@@ -77,6 +78,19 @@ impl Databases {
             }
         }
     }
+}
+
+/// An operator's Postgres that is away is told with its place; the URL is not, since it may hold a password.
+fn unreachable_or(error: StoreError, config: &Config, options: &PgConnectOptions) -> AppError {
+    if config.database.url.is_none() || !error.is_transient() {
+        return error.into();
+    }
+    let port = options.get_port();
+    let place = match options.get_socket() {
+        Some(socket) => format!("at the socket {} (port {port})", socket.display()),
+        None => format!("at {}:{port}", options.get_host()),
+    };
+    AppError::NoDatabase { place, source: error }
 }
 
 fn keep_running(postgres: EmbeddedPostgres) -> Private {

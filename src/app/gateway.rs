@@ -2,6 +2,7 @@
 
 use super::AppError;
 use super::database::Databases;
+use super::github::AppCheck;
 use super::loops::{By, Loops, More, Never};
 use crate::config::{self, AdmissionRule, Config, RunnerScope};
 use crate::domain::ids::FleetId;
@@ -13,6 +14,7 @@ use crate::mint::Minter;
 use crate::secrets::{KeyRing, files};
 use crate::store::jobs::Patience;
 use crate::store::tenants;
+use crate::troubles::Troubles;
 use crate::upkeep::doubts::Doubts;
 use crate::upkeep::prune::{self, Retention};
 use crate::wake::Wakes;
@@ -28,7 +30,7 @@ use uuid::Uuid;
 const MINT_PERIOD: Duration = Duration::from_secs(2);
 /// How often doubts are looked at although nobody woke them.
 const DOUBT_PERIOD: Duration = Duration::from_secs(5);
-/// How often GitHub is asked whether it knows the App's key.
+/// How often GitHub is asked whether it knows the App's key, and what the App may do.
 const GITHUB_PERIOD: Duration = Duration::from_secs(60);
 /// How often rows are pruned.
 const PRUNE_PERIOD: Duration = Duration::from_secs(600);
@@ -53,6 +55,8 @@ pub struct Gateway {
     pub policy: Policy,
     /// What deliveries are signed with.
     pub secrets: WebhookSecrets,
+    /// Deliveries come by webhook.
+    pub by_webhook: bool,
     /// The longest that a job may be queued.
     pub queue_timeout: Duration,
     /// The longest that a job may run.
@@ -95,6 +99,7 @@ pub fn build(
             queue_timeout: days(config.limits.queue_timeout),
         },
         secrets: WebhookSecrets::new(current, previous),
+        by_webhook: section.intake == config::Intake::Webhook,
         queue_timeout: config.limits.queue_timeout.0,
         job_timeout: config.limits.job_timeout.0,
         retention: Retention { deliveries: days(config.retention.deliveries), jobs: days(config.retention.jobs) },
@@ -124,7 +129,7 @@ impl Gateway {
 
     /// Starts the gateway's loops. Answers the intake, for the web server.
     #[must_use]
-    pub fn start(self, loops: &Loops, readiness: &Arc<Readiness>) -> Arc<Intake> {
+    pub fn start(self, loops: &Loops, readiness: &Arc<Readiness>, troubles: &Arc<Troubles>) -> Arc<Intake> {
         let wakes = &self.wakes;
         let minter = Arc::new(Minter {
             pool: self.pool.clone(),
@@ -144,14 +149,16 @@ impl Gateway {
             let remover = Arc::clone(&remover);
             async move { remover.removal_pass().await.map(|_| More::No) }
         });
-        let (asked, ready) = (self.github.clone(), Arc::clone(readiness));
+        let check = Arc::new(AppCheck {
+            github: self.github.clone(),
+            scope: self.scope,
+            by_webhook: self.by_webhook,
+            readiness: Arc::clone(readiness),
+            troubles: Arc::clone(troubles),
+        });
         loops.spawn("github", GITHUB_PERIOD, Never, move || {
-            let (github, readiness) = (asked.clone(), Arc::clone(&ready));
-            async move {
-                let answer = github.app().await;
-                readiness.set_github(answer.is_ok());
-                answer.map(|_| More::No)
-            }
+            let check = Arc::clone(&check);
+            async move { check.pass().await.map(|()| More::No) }
         });
         let doubts = Arc::new(Doubts {
             pool: self.pool.clone(),

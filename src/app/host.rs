@@ -2,7 +2,7 @@
 
 use super::database::Databases;
 use super::loops::{By, Loops, More, Never};
-use super::{AppError, Overrides};
+use super::{AppError, Overrides, Shared};
 use crate::config::{self, Config, HypervisorKind};
 use crate::dispatch::Dispatcher;
 use crate::domain::admission::Capacity;
@@ -19,6 +19,7 @@ use crate::secrets::sealing::HostKey;
 use crate::store::hosts::{self, Introduction};
 use crate::store::vms::{self, Fence};
 use crate::store::{Applied, StoreError};
+use crate::troubles::Troubles;
 use crate::upkeep::sweep;
 use crate::wake::Wakes;
 use sqlx::PgPool;
@@ -64,6 +65,8 @@ pub struct Host {
     pub support_url: Option<String>,
     /// Wakes loops and drivers.
     pub wakes: Arc<Wakes>,
+    /// What it finds wrong.
+    pub troubles: Arc<Troubles>,
 }
 
 /// Puts a host together.
@@ -71,7 +74,7 @@ pub fn build(
     config: &Config,
     databases: &Databases,
     fleet: FleetId,
-    wakes: Arc<Wakes>,
+    shared: Shared<'_>,
     overrides: Overrides,
 ) -> Result<Host, AppError> {
     let machine = crate::machine::detect();
@@ -100,7 +103,8 @@ pub fn build(
             attempts: i32::try_from(config.limits.attempts).unwrap_or(i32::MAX),
         },
         support_url: config.web.public_url.as_ref().map(|url| url.as_str().to_owned()),
-        wakes,
+        wakes: Arc::clone(shared.wakes),
+        troubles: Arc::clone(shared.troubles),
     })
 }
 
@@ -182,6 +186,7 @@ impl Host {
             limits: self.limits,
             support_url: self.support_url,
             wakes: self.wakes,
+            troubles: self.troubles,
             shutdown: shutdown.clone(),
         });
         let drivers = Drivers::new(Arc::clone(&machine), tasks);

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `database` | the connection to Postgres, private or given; migrations; the fleet's id |
 //! | `gateway` | intake, mint, doubts, pruning |
+//! | `github` | the look at the App |
 //! | `host` | hypervisor, drivers, dispatch, sweep, heartbeat |
 //! | `servers` | the listeners |
 //! | `loops` | the tasks that call each `pass()` |
@@ -11,6 +12,7 @@
 
 mod database;
 mod gateway;
+mod github;
 mod host;
 mod loops;
 mod servers;
@@ -29,6 +31,7 @@ use crate::secrets::{KeyRing, SecretsError};
 use crate::store::StoreError;
 use crate::store::embedded::EmbeddedError;
 use crate::store::external::ExternalError;
+use crate::troubles::Troubles;
 use crate::wake::Wakes;
 use crate::web::Readiness;
 use crate::web::servers::{Lifetime, ServeError};
@@ -51,7 +54,14 @@ pub enum AppError {
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigFaults),
-    /// The database is away, too new, or refuses.
+    /// The operator's Postgres is not there.
+    #[error("no connection to the database {place} (does Postgres run there, and is `database.url` right?)")]
+    NoDatabase {
+        place: String,
+        #[source]
+        source: StoreError,
+    },
+    /// The database is too new, or refuses.
     #[error("the database cannot be used")]
     Store(#[from] StoreError),
     /// A key cannot be read or made.
@@ -120,6 +130,23 @@ pub enum AppError {
     /// What the configuration asks for is not built for this platform.
     #[error("host.hypervisor = \"{0}\" does not run on this platform")]
     NoHypervisor(&'static str),
+}
+
+impl AppError {
+    /// True when the configuration, or a file that it names, is wrong: another try does not help.
+    #[must_use]
+    pub const fn is_of_configuration(&self) -> bool {
+        matches!(
+            self,
+            Self::Config(_)
+                | Self::File { .. }
+                | Self::Read { .. }
+                | Self::GitHub(_)
+                | Self::External(_)
+                | Self::NoHypervisor(_)
+                | Self::Hypervisor(crate::hypervisor::HypervisorError::Unfit(_))
+        )
+    }
 }
 
 /// A daemon that runs. Dropping it stops nothing: call [`Daemon::stop`].
@@ -250,6 +277,13 @@ pub async fn serve(config: Config, overrides: Overrides) -> Result<(), AppError>
     Ok(())
 }
 
+/// What the host shares with the rest of the process.
+#[derive(Clone, Copy)]
+struct Shared<'a> {
+    wakes: &'a Arc<Wakes>,
+    troubles: &'a Arc<Troubles>,
+}
+
 /// What the roles are started with.
 struct Roles<'a> {
     config: &'a Config,
@@ -274,6 +308,7 @@ impl Roles<'_> {
         belong_to(self.config, fleet)?;
         let wakes = Arc::new(Wakes::default());
         let readiness = Arc::new(Readiness::default());
+        let troubles = Arc::new(Troubles::default());
         let metrics = Arc::new(Metrics::new(chrono::Utc::now()));
         let loops = Loops::new(self.tasks.clone(), self.shutdown.clone(), Arc::clone(&metrics));
         let gateway = self.gateway(fleet, &wakes)?;
@@ -281,8 +316,8 @@ impl Roles<'_> {
             gateway.check_master_key(self.config).await?;
         }
         let ring = gateway.as_ref().map(|gateway| Arc::clone(&gateway.ring));
-        let intake = gateway.map(|gateway| gateway.start(&loops, &readiness));
-        let machine = self.host(fleet, &wakes, &loops, overrides).await?;
+        let intake = gateway.map(|gateway| gateway.start(&loops, &readiness, &troubles));
+        let machine = self.host(fleet, &wakes, &troubles, &loops, overrides).await?;
         let backing = Backing {
             config: self.config,
             databases: self.databases,
@@ -291,6 +326,7 @@ impl Roles<'_> {
             fleet,
             wakes: &wakes,
             readiness: &readiness,
+            troubles: &troubles,
             metrics: &metrics,
         };
         let lifetime = Lifetime { tasks: self.tasks.clone(), stop: self.shutdown.clone() };
@@ -313,13 +349,14 @@ impl Roles<'_> {
         &self,
         fleet: FleetId,
         wakes: &Arc<Wakes>,
+        troubles: &Arc<Troubles>,
         loops: &Loops,
         overrides: Overrides,
     ) -> Result<Option<Arc<Machine>>, AppError> {
         if !self.config.is_host() {
             return Ok(None);
         }
-        let host = host::build(self.config, self.databases, fleet, Arc::clone(wakes), overrides)?;
+        let host = host::build(self.config, self.databases, fleet, Shared { wakes, troubles }, overrides)?;
         Ok(Some(host.start(loops, self.tasks.clone(), self.shutdown.clone()).await?))
     }
 }

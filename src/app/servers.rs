@@ -7,6 +7,7 @@ use crate::domain::ids::FleetId;
 use crate::intake::Intake;
 use crate::metrics::Metrics;
 use crate::secrets::KeyRing;
+use crate::troubles::Troubles;
 use crate::wake::Wakes;
 use crate::web::admin::{self, About, AdminState};
 use crate::web::servers::{self, Lifetime, Running};
@@ -32,6 +33,8 @@ pub struct Backing<'a> {
     pub wakes: &'a Arc<Wakes>,
     /// What `/readyz` says.
     pub readiness: &'a Arc<Readiness>,
+    /// What this process found wrong.
+    pub troubles: &'a Arc<Troubles>,
     /// What Prometheus reads.
     pub metrics: &'a Arc<Metrics>,
 }
@@ -132,6 +135,7 @@ fn admin_state(backing: &Backing<'_>, ring: &Arc<KeyRing>) -> AdminState {
         ring: Arc::clone(ring),
         wakes: Arc::clone(backing.wakes),
         readiness: Arc::clone(backing.readiness),
+        troubles: Arc::clone(backing.troubles),
         metrics: Arc::clone(backing.metrics),
         about: Arc::new(About {
             fleet: backing.fleet,

@@ -28,8 +28,9 @@ mod tenants;
 mod vms;
 
 use crate::api::Page;
-use crate::app::{self, Overrides};
+use crate::app::{self, AppError, Overrides};
 use crate::config::Config;
+use crate::errors::chain;
 use crate::logging;
 use args::{Cli, Command, ServeArgs};
 use clap::{CommandFactory, Parser};
@@ -41,6 +42,9 @@ use serde::de::DeserializeOwned;
 use std::future::Future;
 use std::path::Path;
 use std::process::ExitCode;
+
+#[cfg(feature = "demo")]
+pub use demo::search;
 
 /// Runs the command line of this process.
 #[must_use]
@@ -78,8 +82,17 @@ fn serve(config: Config, args: &ServeArgs) -> Result<u8, CliError> {
         .enable_all()
         .build()
         .map_err(|error| CliError::part("cannot start", error))?;
-    runtime.block_on(app::serve(config, overrides)).map_err(|error| CliError::part("the daemon ended", error))?;
+    runtime.block_on(app::serve(config, overrides)).map_err(not_started)?;
     Ok(DONE)
+}
+
+/// Why the daemon did not start: a wrong configuration has its own exit code, since no restart mends it.
+fn not_started(error: AppError) -> CliError {
+    if error.is_of_configuration() {
+        CliError::Config(format!("cannot start: {}", chain(&error)))
+    } else {
+        CliError::part("cannot start", error)
+    }
 }
 
 /// What stands in the place of what the configuration names: nothing, but in a demo.

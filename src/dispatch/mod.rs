@@ -6,6 +6,7 @@
 //!
 //! Does not: boot anything (`lifecycle`), or decide which job a vm gets (GitHub does).
 
+use crate::api::Trouble;
 use crate::domain::admission::{Capacity, Need};
 use crate::domain::ids::VmId;
 use crate::domain::profile::Profile;
@@ -15,6 +16,7 @@ use crate::store::demand::{self, Binding};
 use crate::store::hosts::Health;
 use crate::store::vms::{self, NewVm, Vm};
 use crate::store::{StoreError, hosts};
+use crate::troubles;
 use std::collections::HashSet;
 
 /// What one pass did.
@@ -26,6 +28,15 @@ pub struct DispatchReport {
     pub planned: u32,
     /// Others were faster too often: another pass is called for.
     pub contended: u32,
+}
+
+fn no_image(profile: &Profile, host: &str) -> Trouble {
+    Trouble {
+        what: format!("there is no image for `{}` on {host}", profile.label),
+        evidence: format!("`{}` is none of the images there: no vm is made for it", profile.image),
+        fix: "`flyci image list` there shows those it has: make this one (`flyci image build`), or change the profile's image"
+            .to_owned(),
+    }
 }
 
 /// Finds work for this host.
@@ -121,7 +132,10 @@ impl Dispatcher {
         {
             return Ok(None);
         }
-        let Some(image) = machine.images.digest(&profile.image) else { return Ok(None) };
+        let image = machine.images.digest(&profile.image);
+        let trouble = image.is_none().then(|| no_image(profile, &machine.name));
+        machine.troubles.set(&troubles::missing_image(&profile.label), trouble);
+        let Some(image) = image else { return Ok(None) };
         let at_most = match hosts::health(&machine.pool, machine.fence.host, &image).await? {
             Health::Good => usize::MAX,
             Health::Canary if live.iter().any(|vm| vm.image == image && is_coming_up(vm.state)) => 0,

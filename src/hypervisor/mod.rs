@@ -50,6 +50,9 @@ pub enum HypervisorError {
     /// The image is missing or broken: the host should stop using it.
     #[error("image at {path} cannot be used: {reason}")]
     Image { path: PathBuf, reason: String },
+    /// The machine does not have what the configuration asks for.
+    #[error("{0}")]
+    Unfit(String),
     /// The machine has no room (disk, memory, the platform's limit of VMs).
     #[error("no room for another vm: {0}")]
     NoRoom(String),

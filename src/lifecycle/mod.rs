@@ -32,6 +32,7 @@ use crate::secrets::SecretsError;
 use crate::secrets::sealing::HostKey;
 use crate::store::vms::{self, Fence, Vm};
 use crate::store::{Applied, StoreError};
+use crate::troubles::Troubles;
 use crate::wake::{VmWake, Wakes};
 use sqlx::PgPool;
 use std::collections::HashSet;
@@ -84,6 +85,8 @@ pub struct Machine {
     pub support_url: Option<String>,
     /// Wakes drivers and loops.
     pub wakes: Arc<Wakes>,
+    /// What this host finds wrong.
+    pub troubles: Arc<Troubles>,
     /// The daemon stops: drivers return, and leave their VMs as they are.
     pub shutdown: CancellationToken,
 }

@@ -20,7 +20,7 @@ pub mod views;
 pub mod vms;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Executor, PgPool};
+use sqlx::{Connection, Executor, PgConnection, PgPool};
 use std::time::Duration;
 
 /// How long a loop waits for a connection before it says that the database is away.
@@ -115,11 +115,23 @@ impl Role {
 /// # Errors
 /// When the database is away, too new, or a migration fails (it is then rolled back).
 pub async fn migrate(options: &PgConnectOptions) -> Result<()> {
-    let pool =
-        PgPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE_TIMEOUT).connect_with(options.clone()).await?;
+    let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE_TIMEOUT).connect_with(options.clone());
+    let pool = match pool.await {
+        // The pool tries until its time is over, and does not say what it met.
+        Err(sqlx::Error::PoolTimedOut) => return Err(why_away(options).await),
+        pool => pool?,
+    };
     let outcome = migrate_with(&pool).await;
     pool.close().await;
     outcome
+}
+
+/// What one try to connect meets.
+async fn why_away(options: &PgConnectOptions) -> StoreError {
+    match tokio::time::timeout(ACQUIRE_TIMEOUT, PgConnection::connect_with(options)).await {
+        Ok(Err(error)) => error.into(),
+        Ok(Ok(_)) | Err(_) => sqlx::Error::PoolTimedOut.into(),
+    }
 }
 
 async fn migrate_with(pool: &PgPool) -> Result<()> {

@@ -1,8 +1,11 @@
 //! Tests against a real Postgres: the parts of the daemon, and the whole of it with a simulated GitHub
 //! on the wire. `script/test` starts the Postgres.
 
+mod bad_input;
 mod demand;
 mod faults;
 mod intake;
+mod octokit;
 mod stories;
 mod support;
+mod web;

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 const LAYERS: &[&[&str]] = &[
     &["domain"],
     &["api", "data_dir", "errors", "program", "wake"],
-    &["secrets", "guest"],
+    &["secrets", "guest", "troubles"],
     &["config", "github", "hypervisor", "images", "logging", "store"],
     &["machine", "metrics", "place"],
     &["lifecycle"],

@@ -10,7 +10,7 @@ mod evidence;
 mod image;
 mod live;
 pub mod pretend;
-mod search;
+pub mod search;
 mod stage;
 mod story;
 

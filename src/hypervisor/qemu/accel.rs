@@ -6,6 +6,7 @@
 
 use super::command::Accelerator;
 use super::record::boot_id;
+use crate::hypervisor::HypervisorError;
 use crate::hypervisor::process::{Tool, find};
 use crate::images::{Architecture, INITRD, Image, KERNEL};
 use std::fs;
@@ -29,7 +30,7 @@ const REACHED: &str = "Run /init as init process";
 const CONSOLE_LIMIT: u64 = 1 << 20;
 
 /// The device.
-const KVM: &str = "/dev/kvm";
+pub(super) const KVM: &str = "/dev/kvm";
 
 /// The outcome of a trial, and for what it holds.
 #[derive(PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
@@ -37,6 +38,23 @@ struct Verdict {
     boot_id: String,
     qemu: String,
     accelerator: Accelerator,
+}
+
+/// Makes sure that KVM can be used.
+///
+/// # Errors
+/// When its device is missing, or not for this user.
+pub(super) fn demand_kvm(device: &Path) -> Result<(), HypervisorError> {
+    let Err(error) = fs::OpenOptions::new().read(true).write(true).open(device) else { return Ok(()) };
+    let fix = match error.kind() {
+        io::ErrorKind::PermissionDenied => "put this user into the group that owns it (`usermod -aG kvm USER`)",
+        _ => "switch virtualisation on in the machine's firmware, and load the module kvm",
+    };
+    Err(HypervisorError::Unfit(format!(
+        "host.qemu.accel = \"kvm\", and {} cannot be used ({error}): {fix}, or set accel = \"auto\", which runs vms \
+         without it, many times slower",
+        device.display()
+    )))
 }
 
 /// Says how guests are run here. Boots a trial machine when that is not known yet.
@@ -126,6 +144,18 @@ pub(super) fn program(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_kvm_the_operator_is_told_what_to_do() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let error = demand_kvm(&directory.path().join("kvm")).expect_err("there is none").to_string();
+        for words in ["host.qemu.accel", "cannot be used", "firmware", "accel = \"auto\""] {
+            assert!(error.contains(words), "{words}: {error}");
+        }
+        let device = directory.path().join("device");
+        fs::write(&device, "").expect("written");
+        demand_kvm(&device).expect("it opens");
+    }
 
     #[test]
     fn an_outcome_holds_for_one_boot_and_one_qemu() {

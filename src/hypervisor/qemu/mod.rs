@@ -112,8 +112,11 @@ impl Qemu {
     /// Opens the VMs' directory, and removes what an earlier daemon left half removed.
     ///
     /// # Errors
-    /// The data directory cannot be used.
+    /// The data directory cannot be used, or KVM is asked for and not there.
     pub fn open(options: Options) -> Result<Self, HypervisorError> {
+        if options.accelerator == Some(Accelerator::Kvm) {
+            accel::demand_kvm(Path::new(accel::KVM))?;
+        }
         let at = |source| io_error("open the vms' directory in", &options.data_dir, source);
         let home = Home::open(&options.data_dir).map_err(at)?;
         home.sweep_trash().map_err(at)?;

@@ -13,6 +13,7 @@ use crate::domain::vm::VmState;
 use crate::store::hosts::{self, Host, ImageHealth};
 use crate::store::refusals::Refusal;
 use crate::store::views::{self, JobRow, JobVmRow, Load, TenantLoad};
+use crate::troubles::{self, Troubles};
 use crate::web::failure::Failure;
 use chrono::{DateTime, Utc};
 use std::sync::Arc;
@@ -35,6 +36,8 @@ pub struct Facts {
     pub failing: Vec<ImageHealth>,
     /// Images whose runner GitHub refuses.
     pub too_old: Vec<String>,
+    /// What this process found wrong.
+    pub troubles: Arc<Troubles>,
     /// Queued jobs of the profile that are older than the one asked about, and all of them.
     pub place: Option<(i64, i64)>,
 }
@@ -52,6 +55,7 @@ impl Facts {
             tenants,
             failing: hosts::failing_images(&state.pool).await?,
             too_old: views::too_old_images(&state.pool).await?,
+            troubles: Arc::clone(&state.troubles),
             place: None,
         })
     }
@@ -234,6 +238,10 @@ fn supply(job: &JobRow, profile: &Profile, facts: &Facts) -> Reason {
         return quarantined(&working, profile, facts);
     }
     let heard: Vec<&Host> = sound.iter().copied().filter(|host| host.silent_for_s <= SILENT_AFTER_S).collect();
+    // This process is the only host that could: what it lacks, nobody has.
+    if let (1, Some(missing)) = (able.len(), facts.troubles.get(&troubles::missing_image(&profile.label))) {
+        return because(Waiting::NoHostForProfile, format!("{}: {}", missing.what, missing.evidence), Some(missing.fix));
+    }
     if heard.iter().any(|host| facts.has_room(host, profile)) {
         return because(
             Waiting::BeingServed,
@@ -265,7 +273,7 @@ fn quarantined(working: &[&Host], profile: &Profile, facts: &Facts) -> Reason {
             format!("{} failed {} times ({last}), tried again at {until}", health.host, health.failures)
         })
         .collect();
-    let fix = working.first().map(|host| format!("flyci doctor --boot on {}", host.name));
+    let fix = working.first().map(|host| format!("look for `the vm did not come up` in the log of {}", host.name));
     because(Waiting::HostQuarantined, format!("image {}: {}", profile.image, told.join("; ")), fix)
 }
 

@@ -23,6 +23,7 @@ use crate::domain::profile::Profile;
 use crate::metrics::Metrics;
 use crate::secrets::KeyRing;
 use crate::store::audit::{self, Act};
+use crate::troubles::Troubles;
 use crate::wake::Wakes;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -68,6 +69,8 @@ pub struct AdminState {
     pub wakes: Arc<Wakes>,
     /// What `/readyz` says.
     pub readiness: Arc<Readiness>,
+    /// What this process found wrong.
+    pub troubles: Arc<Troubles>,
     /// What Prometheus reads.
     pub metrics: Arc<Metrics>,
     /// What the daemon is.

@@ -21,6 +21,7 @@ fn trouble(what: impl Display, evidence: impl Display, fix: impl Display) -> Tro
 pub async fn read(state: &AdminState, hosts: &[Host]) -> Result<Vec<Trouble>, Failure> {
     let mut all = Vec::new();
     all.extend(readiness(state.readiness.word()));
+    all.extend(state.troubles.all());
     all.extend(silent(hosts));
     all.extend(quarantined(hosts));
     all.extend(runners(state).await?);
@@ -35,11 +36,6 @@ pub async fn read(state: &AdminState, hosts: &[Host]) -> Result<Vec<Trouble>, Fa
 
 fn readiness(word: &str) -> Option<Trouble> {
     match word {
-        "github" => Some(trouble(
-            "GitHub gives no tokens",
-            "the last call for one failed: no runner can be made",
-            "look for `github` in the daemon's log; is [github] app_id and private_key_file the App's?",
-        )),
         "database" => Some(trouble(
             "the database does not answer",
             "deliveries are refused, and GitHub's log keeps them",
@@ -66,7 +62,7 @@ fn quarantined(hosts: &[Host]) -> impl Iterator<Item = Trouble> {
             if last == "runner_too_old" {
                 "give hosts a newer runner ([runner] version), or update the image".to_owned()
             } else {
-                format!("flyci doctor --boot on {}", failing.host)
+                format!("look for `the vm did not come up` in the log of {}", failing.host)
             },
         ))
     })

@@ -86,6 +86,7 @@ impl Site {
             ring,
             wakes,
             readiness: Arc::clone(&readiness),
+            troubles: Arc::default(),
             metrics,
             about: Arc::new(about(&db).await),
         };
