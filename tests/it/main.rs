@@ -6,6 +6,7 @@ mod demand;
 mod faults;
 mod intake;
 mod octokit;
+mod privacy;
 mod stories;
 mod support;
 mod web;
