@@ -13,6 +13,7 @@ mod drops;
 mod database;
 
 mod channel;
+#[path = "support/daemon.rs"]
 mod daemon;
 mod isolation;
 mod jobs;
