@@ -153,12 +153,20 @@ fn a_wrong_configuration_ends_with_78_and_tells_all_faults() {
     let operator = Operator::new();
     let wrong = format!("data_dir = \"/tmp\"\nrols = [\"host\"]\n{GATEWAY}slots = \"many\"\n");
     std::fs::write(operator.home.path().join("flyci.toml"), wrong).expect("it is writable");
-    for line in ["status", "config show", "config check", "serve"] {
+    for line in ["image list", "config show", "config check", "serve"] {
         let output = operator.run(line);
         let message = format!("{}{}", shown(&output), said(&output));
         assert_eq!(code(&output), 78, "{line}: {message}");
         assert!(message.contains("rols") && message.contains("host.slots"), "{line}: {message}");
     }
+}
+
+#[test]
+fn a_daemon_can_be_asked_while_its_configuration_is_wrong() {
+    let operator = Operator::new();
+    let wrong = format!("data_dir = \"{}\"\nrols = [\"host\"]\n", operator.home.path().display());
+    std::fs::write(operator.home.path().join("flyci.toml"), wrong).expect("it is writable");
+    assert_eq!(code(&operator.run("status")), 3);
 }
 
 #[test]

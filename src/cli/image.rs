@@ -11,6 +11,7 @@ use super::status::short;
 use super::table::{Column, Table};
 use crate::api::{Page, Vm, VmsQuery};
 use crate::config::Config;
+use crate::errors::chain;
 use crate::images::build::{self, BuildOptions, LINUX_MINIMAL};
 use crate::images::{Digest, Image, ImageStore, Os};
 use chrono::{DateTime, Utc};
@@ -116,7 +117,7 @@ fn render(images: &[Listed], now: DateTime<Utc>, look: &Look) -> String {
 }
 
 fn find(store: &ImageStore, asked: &str) -> Result<Image, CliError> {
-    store.find(asked).map_err(|error| CliError::part(format!("no image `{}`", harmless(asked)), error))
+    store.find(asked).map_err(|error| CliError::Failed(chain(&error).to_string()))
 }
 
 async fn remove(store: &ImageStore, asked: &str, config: &Config) -> Result<u8, CliError> {
@@ -150,7 +151,7 @@ fn verify(store: &ImageStore, asked: &str) -> Result<u8, CliError> {
         }
         Err(error) => {
             drop(line);
-            out::complain(&crate::errors::chain(&error).to_string());
+            out::complain(&chain(&error).to_string());
             Ok(FAILED)
         }
     }

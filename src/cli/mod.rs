@@ -96,17 +96,21 @@ fn not_started(error: AppError) -> CliError {
 }
 
 /// What stands in the place of what the configuration names: nothing, but in a demo.
+#[cfg(feature = "demo")]
 fn overrides(config: &Config, args: &ServeArgs) -> Overrides {
-    match args {
-        #[cfg(feature = "demo")]
-        ServeArgs { pretend: true } => demo::pretend::overrides(config),
-        ServeArgs { .. } => Overrides::default(),
-    }
+    if args.pretend { demo::pretend::overrides(config) } else { Overrides::default() }
+}
+
+/// What stands in the place of what the configuration names: nothing.
+#[cfg(not(feature = "demo"))]
+fn overrides(_: &Config, _: &ServeArgs) -> Overrides {
+    Overrides::default()
 }
 
 /// The commands that ask the daemon.
 fn ask(command: &Command, file: Option<&Path>) -> Result<u8, CliError> {
-    let admin = Admin::new(load(file)?.admin.socket);
+    let socket = crate::config::admin_socket(file).map_err(|faults| CliError::Config(faults.to_string()))?;
+    let admin = Admin::new(socket);
     let look = Look::of_stdout();
     block_on(async {
         match command {

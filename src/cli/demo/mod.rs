@@ -20,6 +20,7 @@ use super::human::span;
 use super::out::{self, Look, Tone};
 use super::progress::Line;
 use crate::api::{Done, Kill, Page, Tenant, Vm, VmsQuery};
+use crate::errors::chain;
 use daemon::Daemon;
 use evidence::Proof;
 use nix::sys::signal::{Signal, kill};
@@ -124,7 +125,7 @@ impl Running<'_> {
 /// Runs `flyci demo`.
 pub async fn run(args: &DemoArgs, look: &Look) -> Result<u8, CliError> {
     let begun = Instant::now();
-    let proofs = show(args, look).await.map_err(|error| CliError::part("the demo was not shown to its end", error))?;
+    let proofs = show(args, look).await.map_err(|error| CliError::Failed(chain(&error).to_string()))?;
     let failed = proofs.iter().filter(|proof| !proof.holds).count();
     let took = span(begun.elapsed());
     if failed == 0 {
