@@ -26,10 +26,10 @@ pub async fn govern(State(hub): State<Arc<Hub>>, path: MatchedPath, request: Req
         tokio::time::sleep(Duration::from_millis(ms)).await;
     }
     if outage {
-        return stamped(&hub, error(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "No server is currently available to service your request.",
-        ));
+        return stamped(
+            &hub,
+            error(StatusCode::SERVICE_UNAVAILABLE, "No server is currently available to service your request."),
+        );
     }
     let failure = hub.count(|w| take_failure(&mut w.switches.failures, &route));
     if let Some(failure) = failure.as_ref().filter(|f| !f.after_effect) {

@@ -240,7 +240,11 @@ fn supply(job: &JobRow, profile: &Profile, facts: &Facts) -> Reason {
     let heard: Vec<&Host> = sound.iter().copied().filter(|host| host.silent_for_s <= SILENT_AFTER_S).collect();
     // This process is the only host that could: what it lacks, nobody has.
     if let (1, Some(missing)) = (able.len(), facts.troubles.get(&troubles::missing_image(&profile.label))) {
-        return because(Waiting::NoHostForProfile, format!("{}: {}", missing.what, missing.evidence), Some(missing.fix));
+        return because(
+            Waiting::NoHostForProfile,
+            format!("{}: {}", missing.what, missing.evidence),
+            Some(missing.fix),
+        );
     }
     if heard.iter().any(|host| facts.has_room(host, profile)) {
         return because(
