@@ -73,6 +73,24 @@ pub(super) fn check(config: &Config, reading: &Reading<'_>) {
     runner(config, reading);
     times(config, reading);
     profiles(config, reading);
+    not_there_yet(config, reading);
+}
+
+/// What this version reads and does not do: refused, since a promise that is not kept is worse than none.
+fn not_there_yet(config: &Config, reading: &Reading<'_>) {
+    const NOT_YET: &str = "is not done by this version yet";
+    if config.github.as_ref().is_some_and(|github| github.intake == Intake::Pull) {
+        reading.fault("github.intake", format!("{NOT_YET}: use \"webhook\""));
+    }
+    if !config.host.dedicated_to.is_empty() {
+        reading.fault("host.dedicated_to", format!("{NOT_YET}: this host would serve every approved account"));
+    }
+    if config.database.listen_url.is_some() {
+        reading.fault("database.listen_url", format!("{NOT_YET}: leave it out"));
+    }
+    if config.runner.version.is_some() || config.runner.sha256.is_some() {
+        reading.fault("runner.version", format!("{NOT_YET}: nothing would be checked; give `runner.directory` alone"));
+    }
 }
 
 fn roles(config: &Config, reading: &Reading<'_>) {

@@ -151,6 +151,22 @@ pub fn check(path: Option<&Path>, machine: Option<&Machine>) -> Report {
     }
 }
 
+/// Where the daemon of a configuration listens for its operator. Nothing else is looked at: root must be able to ask
+/// a daemon whose secrets are another user's, and a daemon can be asked while its configuration is being edited.
+///
+/// # Errors
+/// What is wrong with the file as a whole, and with these keys.
+pub fn admin_socket(path: Option<&Path>) -> Result<PathBuf, ConfigFaults> {
+    let mut source = Source::find(path).map_err(|fault| ConfigFaults(vec![fault]))?;
+    let values = source.values().map_err(|fault| ConfigFaults(vec![fault]))?;
+    let reading = Reading::new(&source);
+    let mut root = reading.root(values);
+    let data_dir = root.path("data_dir").unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_DIR));
+    let admin = Admin::read(root.table("admin"));
+    let (faults, _) = reading.into_findings();
+    if faults.is_empty() { Ok(data_dir.join(admin.socket)) } else { Err(ConfigFaults(faults)) }
+}
+
 /// The configuration as TOML, defaults written out and passwords masked.
 #[must_use]
 pub fn show(config: &Config) -> String {
