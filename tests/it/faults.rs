@@ -255,6 +255,7 @@ async fn a_profile_kept_warm_has_a_vm_ready_before_the_job() {
     world.vms_are("ready", 1).await;
     let job = world.github.queue_job(&world.repo, &[LABEL], JobScript::new().step("true"));
     world.completed(job).await;
+    world.jobs_are(&["done"]).await;
     world.vms_are("ready", 1).await;
     let early = "SELECT (v.ready_at < j.received_at)::text FROM jobs j JOIN vms v ON v.id = j.vm_id";
     assert_eq!(world.texts(early).await, ["true"]);
