@@ -26,7 +26,7 @@ async fn a_daemon_that_restarts_adopts_the_vm_and_the_job_goes_on() {
     world.start().await;
     assert_eq!(world.completed(job).await.conclusion, Some(Conclusion::Success));
     world.jobs_are(&["done"]).await;
-    assert_eq!(world.ends().await, ["job_done"]);
+    world.until("its vm ends with it", async || world.ends().await == ["job_done"]).await;
     world.nothing_is_left().await;
 }
 
@@ -197,7 +197,7 @@ async fn a_machine_that_dies_with_its_job_ends_as_github_says() {
     }
     world.completed(job).await;
     world.jobs_are(&["done"]).await;
-    assert_eq!(world.ends().await, ["vanished"]);
+    world.until("its vm's end is written", async || world.ends().await == ["vanished"]).await;
     world.nothing_is_left().await;
 }
 
