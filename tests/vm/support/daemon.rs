@@ -377,7 +377,7 @@ fn runner(directory: &Path, run: Option<&str>) {
             program.display()
         )
     });
-    let run = run.unwrap_or(include_str!("../../fake-github/runner/run.sh"));
+    let run = run.unwrap_or(include_str!("../../../fake-github/runner/run.sh"));
     executable(&directory.join("run.sh"), run);
     fs::set_permissions(directory.join("fake-runner"), Permissions::from_mode(0o755)).expect("it is ours");
 }
