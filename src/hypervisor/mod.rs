@@ -9,6 +9,7 @@ pub mod fake;
 pub(crate) mod process;
 #[cfg(target_os = "linux")]
 pub mod qemu;
+pub mod vz;
 
 use crate::domain::ids::VmId;
 use crate::domain::units::Bytes;
