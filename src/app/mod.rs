@@ -11,6 +11,7 @@
 //! | `signals` | what SIGTERM, SIGINT and SIGHUP do |
 
 mod database;
+mod expiry;
 mod gateway;
 mod github;
 mod host;
@@ -33,8 +34,8 @@ use crate::store::embedded::EmbeddedError;
 use crate::store::external::ExternalError;
 use crate::troubles::Troubles;
 use crate::wake::Wakes;
-use crate::web::Readiness;
 use crate::web::servers::{Lifetime, ServeError};
+use crate::web::{Readiness, SecurityTxt};
 use database::Databases;
 use loops::Loops;
 use servers::{Backing, Servers};
@@ -303,6 +304,18 @@ struct Started {
 }
 
 impl Roles<'_> {
+    /// Whom to tell of a hole. That it runs out is told in time.
+    fn security_txt(&self, loops: &Loops, troubles: &Arc<Troubles>) -> Option<Arc<SecurityTxt>> {
+        let web = &self.config.web;
+        let text = Arc::new(SecurityTxt::new(web.security_txt.as_ref()?, web.public_url.as_ref()));
+        let (watched, troubles) = (Arc::clone(&text), Arc::clone(troubles));
+        loops.spawn("expiry", expiry::PERIOD, loops::Never, move || {
+            expiry::pass(&watched, &troubles, chrono::Utc::now());
+            async { Ok::<_, std::convert::Infallible>(loops::More::No) }
+        });
+        Some(text)
+    }
+
     async fn start(&self, overrides: Overrides) -> Result<Started, AppError> {
         let fleet = self.databases.fleet().await?;
         belong_to(self.config, fleet)?;
@@ -318,6 +331,7 @@ impl Roles<'_> {
         let ring = gateway.as_ref().map(|gateway| Arc::clone(&gateway.ring));
         let intake = gateway.map(|gateway| gateway.start(&loops, &readiness, &troubles));
         let machine = self.host(fleet, &wakes, &troubles, &loops, overrides).await?;
+        let security_txt = self.security_txt(&loops, &troubles);
         let backing = Backing {
             config: self.config,
             databases: self.databases,
@@ -328,6 +342,7 @@ impl Roles<'_> {
             readiness: &readiness,
             troubles: &troubles,
             metrics: &metrics,
+            security_txt: security_txt.as_ref(),
         };
         let lifetime = Lifetime { tasks: self.tasks.clone(), stop: self.shutdown.clone() };
         let servers = Servers::start(&backing, &lifetime)?;

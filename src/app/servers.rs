@@ -11,7 +11,9 @@ use crate::troubles::Troubles;
 use crate::wake::Wakes;
 use crate::web::admin::{self, About, AdminState};
 use crate::web::servers::{self, Lifetime, Running};
-use crate::web::{MetricsState, PublicState, Purse, Readiness, Tls, TlsMode, metrics_router, public_router};
+use crate::web::{
+    MetricsState, PublicState, Purse, Readiness, SecurityTxt, Tls, TlsMode, metrics_router, public_router,
+};
 use chrono::Utc;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -37,6 +39,8 @@ pub struct Backing<'a> {
     pub troubles: &'a Arc<Troubles>,
     /// What Prometheus reads.
     pub metrics: &'a Arc<Metrics>,
+    /// Whom to tell of a hole.
+    pub security_txt: Option<&'a Arc<SecurityTxt>>,
 }
 
 /// The listeners of a daemon.
@@ -76,7 +80,7 @@ impl Servers {
             readiness: Arc::clone(backing.readiness),
             metrics: Arc::clone(backing.metrics),
             purse: Arc::new(Purse::default()),
-            security_txt: None,
+            security_txt: backing.security_txt.cloned(),
         };
         let listen = backing.config.web.listen;
         let (running, tls) = servers::start_public(listen, &tls_mode(backing.config), public_router(state), lifetime)?;

@@ -14,9 +14,9 @@ mod table;
 pub use check::Machine;
 pub use sections::{
     Accel, Admin, AdmissionRule, Database, Fake, Github, Host, HypervisorKind, Intake, Limits, Qemu, Retention, Role,
-    Runner, RunnerScope, Tenants, Tls, TlsMode, Web,
+    Runner, RunnerScope, SecurityTxt, Tenants, Tls, TlsMode, Web,
 };
-pub use setting::{HttpUrl, Listener, SecretUrl};
+pub use setting::{ContactUri, HttpUrl, Listener, SecretUrl};
 pub use source::{FILE_VARIABLE, Origin, USUAL_PLACES};
 pub use table::Fault;
 

@@ -1,9 +1,10 @@
 //! The sections of the configuration: what each key means, and its default.
 
-use super::setting::{HttpUrl, Listener, SecretUrl, choices};
+use super::setting::{ContactUri, HttpUrl, Listener, SecretUrl, choices};
 use super::table::Table;
 use crate::domain::reason::words;
 use crate::domain::units::{Bytes, Span};
+use chrono::NaiveDate;
 use serde::Serialize;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -101,6 +102,33 @@ pub struct Web {
     pub public_url: Option<HttpUrl>,
     /// Its certificate.
     pub tls: Tls,
+    /// Whom to tell of a hole, at `/.well-known/security.txt`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub security_txt: Option<SecurityTxt>,
+}
+
+/// `[web.security_txt]`: [RFC 9116](https://www.rfc-editor.org/rfc/rfc9116).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct SecurityTxt {
+    /// Where to write to, the preferred one first.
+    pub contact: Vec<ContactUri>,
+    /// The last day on which the text is to be believed.
+    pub expires: NaiveDate,
+    /// Where the operator's policy is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<ContactUri>,
+}
+
+impl SecurityTxt {
+    /// None without a `contact`.
+    fn read(mut table: Table<'_>) -> Option<Self> {
+        let why = "a security.txt without it is not valid (RFC 9116)";
+        let contact: Vec<ContactUri> = table.or("contact", Vec::new());
+        let expires = if contact.is_empty() { table.maybe("expires") } else { table.need("expires", why) };
+        let policy = table.maybe("policy");
+        table.finish();
+        (!contact.is_empty()).then_some(Self { contact, expires: expires?, policy })
+    }
 }
 
 /// `[web.tls]`.
@@ -121,8 +149,9 @@ impl Web {
         let listen = table.or("listen", SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8443)));
         let public_url = table.maybe("public_url");
         let tls = Tls::read(table.table("tls"), is_gateway);
+        let security_txt = SecurityTxt::read(table.table("security_txt"));
         table.finish();
-        Self { listen, public_url, tls }
+        Self { listen, public_url, tls, security_txt }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::domain::profile::{Display, HardwareNeed};
 use crate::domain::units::{Bytes, Span};
+use chrono::NaiveDate;
 use figment::value::Value;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Serialize, Serializer};
@@ -36,6 +37,7 @@ read_by_from_str! {
     Span: "a length of time with its unit, like `250ms`, `30s`, `6h15m` or `400d`",
     SocketAddr: "an address and a port, like `0.0.0.0:8443` or `127.0.0.1:9464`",
     HardwareNeed: "one word like `m2` (exactly that) or `m2+` (that or later)",
+    NaiveDate: "a day in quotes, like `\"2027-06-30\"`",
 }
 
 /// Whole numbers.
@@ -229,6 +231,30 @@ impl Setting for HttpUrl {
     }
 }
 
+/// Where somebody can be reached or something be read: a `mailto:`, `https:` or `tel:` URI on one line.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(transparent)]
+pub struct ContactUri(String);
+
+impl fmt::Display for ContactUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl Setting for ContactUri {
+    fn accepts() -> String {
+        "a URI, like `mailto:security@example.com` or `https://example.com/security`".to_owned()
+    }
+    /// Anything that could begin a line of its own is refused.
+    fn read(value: &Value) -> Option<Self> {
+        let text = value.as_str()?;
+        let scheme =
+            ["mailto:", "https://", "tel:"].iter().any(|scheme| text.len() > scheme.len() && text.starts_with(scheme));
+        (scheme && text.chars().all(|c| c.is_ascii_graphic())).then(|| Self(text.to_owned()))
+    }
+}
+
 /// A URL that may hold a password: shown with the password masked.
 #[derive(Clone)]
 pub struct SecretUrl(SecretString);
@@ -322,6 +348,20 @@ mod tests {
             assert!(url(text).has_password());
         }
         assert!(!url("postgres://flyci@[::1]:5432/flyci").has_password());
+    }
+
+    #[test]
+    fn a_contact_cannot_bring_lines_of_its_own() {
+        let read = |text: &str| ContactUri::read(&text.into());
+        assert!(read("mailto:security@example.com").is_some());
+        for wrong in [
+            "mailto:a@example.com\nContact: mailto:evil@example.com",
+            "security@example.com",
+            "http://example.com",
+            "tel:",
+        ] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -78,8 +78,19 @@ fn the_example_documents_every_key() {
             documented.insert(format!("{section}{key}"));
         }
     }
-    let sections =
-        ["web", "web.tls", "admin", "github", "tenants", "database", "host", "host.qemu", "host.fake", "runner"];
+    let sections = [
+        "web",
+        "web.tls",
+        "web.security_txt",
+        "admin",
+        "github",
+        "tenants",
+        "database",
+        "host",
+        "host.qemu",
+        "host.fake",
+        "runner",
+    ];
     for key in reading.known() {
         let is_section =
             sections.contains(&key.as_str()) || ["limits", "retention", "profiles"].contains(&key.as_str());

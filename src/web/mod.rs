@@ -21,5 +21,5 @@ pub use failure::REQUEST_ID;
 pub use metrics::{MetricsState, router as metrics_router};
 pub use public::{PublicState, ROUTES as PUBLIC_ROUTES, router as public_router};
 pub use readiness::Readiness;
-pub use security_txt::{SecurityTxt, SecurityTxtError};
+pub use security_txt::SecurityTxt;
 pub use tls::{Tls, TlsError, TlsMode};

@@ -163,5 +163,5 @@ async fn security_txt(State(shared): State<Arc<Shared>>) -> Result<Response, Fai
     let Some(contact) = &shared.state.security_txt else {
         return Err(Failure::new(StatusCode::NOT_FOUND, "there is nothing here"));
     };
-    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], contact.render(chrono::Utc::now())).into_response())
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], contact.text().to_owned()).into_response())
 }

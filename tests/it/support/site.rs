@@ -70,7 +70,7 @@ impl Site {
             (Arc::new(Wakes::default()), Arc::new(Metrics::new(chrono::Utc::now())), Arc::new(Readiness::default()));
         let intake = intake(&db, &ring, &wakes, change);
         let life = Lifetime::default();
-        let contact = SecurityTxt::new(vec!["mailto:security@example.com".to_owned()], None, None).expect("a URI");
+        let contact = SecurityTxt::new(&contact(), None);
         let state = PublicState {
             intake: Arc::new(intake),
             readiness: Arc::clone(&readiness),
@@ -237,4 +237,12 @@ pub fn client_builder() -> reqwest::ClientBuilder {
 
 pub fn loopback() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+/// Whom to tell of a hole, as an operator would write it.
+fn contact() -> flyci::config::SecurityTxt {
+    let text = "roles = [\"host\"]\n[host]\nhypervisor = \"fake\"\n[database]\nurl = \"postgres://localhost/flyci\"\n\
+        [web.security_txt]\ncontact = [\"mailto:security@example.com\"]\nexpires = \"2099-12-31\"\n";
+    let config = flyci::config::Config::from_toml(text, std::path::Path::new("/nowhere")).expect("it is valid");
+    config.web.security_txt.expect("there is a contact")
 }
