@@ -93,6 +93,10 @@ pub struct Host {
     pub memory_used_bytes: u64,
     /// The daemon's version.
     pub version: String,
+    /// The oldest version of GitHub's runner that its guests get. Null: not known.
+    pub runner_version: Option<String>,
+    /// When GitHub stops serving that version. Null: it is the newest, or not known.
+    pub runner_cut_off_at: Option<DateTime<Utc>>,
     /// When it was last heard of.
     pub beat_at: DateTime<Utc>,
     /// How long ago that was, in seconds.

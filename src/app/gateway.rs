@@ -7,7 +7,7 @@ use super::loops::{By, Loops, More, Never};
 use crate::config::{self, AdmissionRule, Config, RunnerScope};
 use crate::domain::ids::FleetId;
 use crate::domain::units::Span;
-use crate::github::{GitHub, Scope};
+use crate::github::{GitHub, GitHubError, Scope};
 use crate::intake::signature::WebhookSecrets;
 use crate::intake::{Intake, Policy};
 use crate::mint::Minter;
@@ -19,6 +19,7 @@ use crate::upkeep::doubts::Doubts;
 use crate::upkeep::prune::{self, Retention};
 use crate::wake::Wakes;
 use crate::web::Readiness;
+use crate::web::admin::RunnerReleases;
 use secrecy::SecretString;
 use sqlx::PgPool;
 use std::path::Path;
@@ -32,6 +33,8 @@ const MINT_PERIOD: Duration = Duration::from_secs(2);
 const DOUBT_PERIOD: Duration = Duration::from_secs(5);
 /// How often GitHub is asked whether it knows the App's key, and what the App may do.
 const GITHUB_PERIOD: Duration = Duration::from_secs(60);
+/// How often the list of the runner's releases is read: GitHub makes one a month.
+const RELEASES_PERIOD: Duration = Duration::from_secs(6 * 60 * 60);
 /// How often rows are pruned.
 const PRUNE_PERIOD: Duration = Duration::from_secs(600);
 /// How long after its vm's end a job's `completed` may come by itself before GitHub is asked.
@@ -129,7 +132,14 @@ impl Gateway {
 
     /// Starts the gateway's loops. Answers the intake, for the web server.
     #[must_use]
-    pub fn start(self, loops: &Loops, readiness: &Arc<Readiness>, troubles: &Arc<Troubles>) -> Arc<Intake> {
+    pub fn start(
+        self,
+        loops: &Loops,
+        readiness: &Arc<Readiness>,
+        troubles: &Arc<Troubles>,
+        releases: &Arc<RunnerReleases>,
+    ) -> Arc<Intake> {
+        spawn_releases(loops, &self.github, releases);
         let wakes = &self.wakes;
         let minter = Arc::new(Minter {
             pool: self.pool.clone(),
@@ -186,4 +196,21 @@ impl Gateway {
         });
         Arc::new(Intake::new(self.pool, self.ring, self.secrets, self.policy, self.wakes))
     }
+}
+
+/// Keeps the list of the runner's releases. Without it nothing is told of a runner's age, and nothing else is lost.
+fn spawn_releases(loops: &Loops, github: &GitHub, releases: &Arc<RunnerReleases>) {
+    let (github, releases) = (github.clone(), Arc::clone(releases));
+    loops.spawn("releases", RELEASES_PERIOD, Never, move || {
+        let (github, releases) = (github.clone(), Arc::clone(&releases));
+        async move {
+            match github.runner_releases().await {
+                Ok(read) => releases.set(read),
+                // GitHub Enterprise Server has none.
+                Err(GitHubError::NotFound { .. }) => releases.set(Vec::new()),
+                Err(error) => return Err(error),
+            }
+            Ok(More::No)
+        }
+    });
 }

@@ -2,7 +2,7 @@
 
 use super::database::Databases;
 use super::loops::{By, Loops, More, Never};
-use super::{AppError, Overrides, Shared};
+use super::{AppError, Overrides, Shared, runner};
 use crate::config::{self, Config, HypervisorKind};
 use crate::dispatch::Dispatcher;
 use crate::domain::admission::Capacity;
@@ -61,6 +61,8 @@ pub struct Host {
     pub profiles: Vec<Profile>,
     /// How long things may take.
     pub limits: Limits,
+    /// The oldest version of GitHub's runner that guests get, if it is known.
+    pub runner_version: Option<String>,
     /// Where a job's owner asks for help.
     pub support_url: Option<String>,
     /// Wakes loops and drivers.
@@ -83,6 +85,7 @@ pub fn build(
         Some(hypervisor) => (hypervisor, Images::Any),
         None => hypervisor(config)?,
     };
+    let runner_version = runner::version(config, &images);
     Ok(Host {
         pool: databases.host.clone(),
         fleet,
@@ -102,6 +105,7 @@ pub fn build(
             vms_per_tenant: config.limits.jobs_per_installation,
             attempts: i32::try_from(config.limits.attempts).unwrap_or(i32::MAX),
         },
+        runner_version,
         support_url: config.web.public_url.as_ref().map(|url| url.as_str().to_owned()),
         wakes: Arc::clone(shared.wakes),
         troubles: Arc::clone(shared.troubles),
@@ -154,7 +158,7 @@ fn qemu(config: &Config) -> Result<(Arc<dyn Hypervisor>, Images), AppError> {
         },
         binary: section.binary.clone(),
         allow_host_ports: section.allow_host_ports.clone(),
-        runner_directory: config.runner.directory.clone(),
+        runner_directory: runner::directory(config)?,
         ..qemu::Options::new(&config.data_dir)
     };
     let images = ImageStore::open(&config.data_dir)?;
@@ -208,6 +212,7 @@ impl Host {
             cpus: self.machine.cpus,
             memory: self.machine.memory.0,
             version: env!("CARGO_PKG_VERSION"),
+            runner_version: self.runner_version.as_deref(),
         };
         let (host, session) = hosts::introduce(&self.pool, &introduction).await?;
         Ok(Fence { host, session })

@@ -16,6 +16,7 @@ mod gateway;
 mod github;
 mod host;
 mod loops;
+mod runner;
 mod servers;
 mod signals;
 
@@ -34,6 +35,7 @@ use crate::store::embedded::EmbeddedError;
 use crate::store::external::ExternalError;
 use crate::troubles::Troubles;
 use crate::wake::Wakes;
+use crate::web::admin::RunnerReleases;
 use crate::web::servers::{Lifetime, ServeError};
 use crate::web::{Readiness, SecurityTxt};
 use database::Databases;
@@ -128,6 +130,9 @@ pub enum AppError {
     /// The images' directory cannot be used.
     #[error(transparent)]
     Images(#[from] crate::images::ImageError),
+    /// The runner that guests are to get cannot be had.
+    #[error(transparent)]
+    Runner(#[from] crate::images::runner::RunnerError),
     /// What the configuration asks for is not built for this platform.
     #[error("host.hypervisor = \"{0}\" does not run on this platform")]
     NoHypervisor(&'static str),
@@ -323,13 +328,14 @@ impl Roles<'_> {
         let readiness = Arc::new(Readiness::default());
         let troubles = Arc::new(Troubles::default());
         let metrics = Arc::new(Metrics::new(chrono::Utc::now()));
+        let releases = Arc::new(RunnerReleases::default());
         let loops = Loops::new(self.tasks.clone(), self.shutdown.clone(), Arc::clone(&metrics));
         let gateway = self.gateway(fleet, &wakes)?;
         if let Some(gateway) = &gateway {
             gateway.check_master_key(self.config).await?;
         }
         let ring = gateway.as_ref().map(|gateway| Arc::clone(&gateway.ring));
-        let intake = gateway.map(|gateway| gateway.start(&loops, &readiness, &troubles));
+        let intake = gateway.map(|gateway| gateway.start(&loops, &readiness, &troubles, &releases));
         let machine = self.host(fleet, &wakes, &troubles, &loops, overrides).await?;
         let security_txt = self.security_txt(&loops, &troubles);
         let backing = Backing {
@@ -342,6 +348,7 @@ impl Roles<'_> {
             readiness: &readiness,
             troubles: &troubles,
             metrics: &metrics,
+            releases: &releases,
             security_txt: security_txt.as_ref(),
         };
         let lifetime = Lifetime { tasks: self.tasks.clone(), stop: self.shutdown.clone() };

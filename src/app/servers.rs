@@ -9,7 +9,7 @@ use crate::metrics::Metrics;
 use crate::secrets::KeyRing;
 use crate::troubles::Troubles;
 use crate::wake::Wakes;
-use crate::web::admin::{self, About, AdminState};
+use crate::web::admin::{self, About, AdminState, RunnerReleases};
 use crate::web::servers::{self, Lifetime, Running};
 use crate::web::{
     MetricsState, PublicState, Purse, Readiness, SecurityTxt, Tls, TlsMode, metrics_router, public_router,
@@ -39,6 +39,8 @@ pub struct Backing<'a> {
     pub troubles: &'a Arc<Troubles>,
     /// What Prometheus reads.
     pub metrics: &'a Arc<Metrics>,
+    /// The releases of GitHub's runner.
+    pub releases: &'a Arc<RunnerReleases>,
     /// Whom to tell of a hole.
     pub security_txt: Option<&'a Arc<SecurityTxt>>,
 }
@@ -141,6 +143,7 @@ fn admin_state(backing: &Backing<'_>, ring: &Arc<KeyRing>) -> AdminState {
         readiness: Arc::clone(backing.readiness),
         troubles: Arc::clone(backing.troubles),
         metrics: Arc::clone(backing.metrics),
+        releases: Arc::clone(backing.releases),
         about: Arc::new(About {
             fleet: backing.fleet,
             roles: config.roles.iter().map(ToString::to_string).collect(),

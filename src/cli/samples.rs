@@ -54,6 +54,8 @@ pub fn host(name: &str, state: &str, vms: u32) -> Host {
         cpus: 10,
         memory_bytes: 16 << 30,
         memory_used_bytes: u64::from(vms) * (6 << 30),
+        runner_version: Some("2.330.0".into()),
+        runner_cut_off_at: None,
         version: "0.1.0".into(),
         beat_at: before(0.8),
         silent_for_s: 0.8,

@@ -221,6 +221,12 @@ fn note(host: &Host, now: chrono::DateTime<chrono::Utc>) -> String {
             None => format!("{image} failed {}", times(failing.failures)),
         });
     }
+    if let (Some(version), Some(until)) = (&host.runner_version, host.runner_cut_off_at) {
+        notes.push(match between(now, until).is_zero() {
+            true => format!("runner {version} is not served by GitHub"),
+            false => format!("runner {version} served for {}", span(between(now, until))),
+        });
+    }
     if let Some(since) = host.drained_at.filter(|_| host.state.starts_with("drain")) {
         let reason = host.drain_reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
         notes.push(format!("since {}{reason}", span(between(since, now))));

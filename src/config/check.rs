@@ -6,6 +6,7 @@ use super::table::Reading;
 use super::{Config, SecretUrl};
 use crate::domain::admission::{Capacity, Need, Refusal};
 use crate::domain::profile::Profile;
+use crate::domain::runner_version::RunnerVersion;
 use crate::domain::units::{Bytes, Span};
 use crate::secrets::files;
 use std::collections::HashMap;
@@ -87,9 +88,6 @@ fn not_there_yet(config: &Config, reading: &Reading<'_>) {
     }
     if config.database.listen_url.is_some() {
         reading.fault("database.listen_url", format!("{NOT_YET}: leave it out"));
-    }
-    if config.runner.version.is_some() || config.runner.sha256.is_some() {
-        reading.fault("runner.version", format!("{NOT_YET}: nothing would be checked; give `runner.directory` alone"));
     }
 }
 
@@ -282,16 +280,33 @@ fn runner(config: &Config, reading: &Reading<'_>) {
     if runner.directory.as_ref().is_some_and(|path| !path.join("run.sh").exists()) {
         reading.fault("runner.directory", "holds no `run.sh`: unpack GitHub's runner there");
     }
-    match (&runner.version, &runner.sha256) {
-        (Some(_), None) => {
-            reading.fault("runner.sha256", "is missing: a pinned version needs the SHA-256 of its archive")
-        }
-        (None, Some(_)) => reading.fault("runner.version", "is missing: the SHA-256 is of which version?"),
-        (Some(_), Some(_)) | (None, None) => {}
+    if runner.directory.is_some() && runner.archive.is_some() {
+        reading.fault("runner.archive", "and `runner.directory` are two runners: give one of them");
     }
-    let digits = |text: &String| text.len() == 64 && text.chars().all(|c| c.is_ascii_hexdigit());
-    if runner.sha256.as_ref().is_some_and(|text| !digits(text)) {
-        reading.fault("runner.sha256", "write 64 hexadecimal digits");
+    readable(reading, "runner.archive", runner.archive.as_deref());
+    if runner.archive.is_some() {
+        for (key, given) in [("runner.version", runner.version.is_some()), ("runner.sha256", runner.sha256.is_some())] {
+            if !given {
+                reading.fault(
+                    key,
+                    "is missing: an archive is pinned by its version and its SHA-256 (the release page shows both)",
+                );
+            }
+        }
+    } else if runner.sha256.is_some() {
+        reading.fault("runner.archive", "is missing: `runner.sha256` is the digest of GitHub's archive");
+    } else if runner.version.is_some() && runner.directory.is_none() {
+        reading.fault(
+            "runner.archive",
+            "is missing: `runner.version` says which version it, or `runner.directory`, holds",
+        );
+    }
+    if runner.version.as_ref().is_some_and(|text| text.parse::<RunnerVersion>().is_err()) {
+        reading.fault("runner.version", "write three numbers, like `2.330.0`");
+    }
+    let digits = |text: &String| text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if !runner.sha256.as_ref().is_none_or(digits) {
+        reading.fault("runner.sha256", "write 64 hexadecimal digits in small letters");
     }
 }
 

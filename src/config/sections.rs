@@ -417,18 +417,25 @@ pub struct Runner {
     /// An unpacked runner; absent: the one inside the image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub directory: Option<PathBuf>,
-    /// The version that is pinned.
+    /// The archive of the pinned version, as GitHub publishes it; unpacked by the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub archive: Option<PathBuf>,
+    /// The version of either.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// The SHA-256 of that version's archive, in hexadecimal digits.
+    /// The SHA-256 of the archive, in hexadecimal digits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
 }
 
 impl Runner {
     pub(super) fn read(mut table: Table<'_>) -> Self {
-        let runner =
-            Self { directory: table.path("directory"), version: table.maybe("version"), sha256: table.maybe("sha256") };
+        let runner = Self {
+            directory: table.path("directory"),
+            archive: table.path("archive"),
+            version: table.maybe("version"),
+            sha256: table.maybe("sha256"),
+        };
         table.finish();
         runner
     }

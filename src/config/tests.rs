@@ -163,7 +163,8 @@ slots = 3
 cpu_overcommit = 0.0
 [runner]
 directory = "tls"
-version = "2.330.0"
+archive = "runner.tar.gz"
+version = "newest"
 [limits]
 job_timeout = "30d"
 jobs_per_installation = 0

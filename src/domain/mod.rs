@@ -9,5 +9,6 @@ pub mod labels;
 pub mod profile;
 pub mod reason;
 pub mod runner;
+pub mod runner_version;
 pub mod units;
 pub mod vm;

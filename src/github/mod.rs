@@ -28,6 +28,7 @@ mod jobs;
 mod lenient;
 mod once;
 mod permission;
+mod releases;
 mod request;
 mod runners;
 mod transport;

@@ -60,6 +60,8 @@ pub(super) struct Request {
     pub body: Option<Vec<u8>>,
     pub etag: Option<String>,
     pub budget: Budget,
+    /// Sent without a token: what it asks for is public.
+    pub anonymous: bool,
     /// Most bytes of the answer.
     pub limit_bytes: usize,
 }
@@ -86,6 +88,7 @@ impl Request {
             body: None,
             etag: None,
             budget: Budget::Core,
+            anonymous: false,
             limit_bytes: MAX_ANSWER_BYTES,
         }
     }
@@ -109,6 +112,11 @@ impl Request {
 
     pub(super) fn json(mut self, body: &serde_json::Value) -> Self {
         self.body = Some(body.to_string().into_bytes());
+        self
+    }
+
+    pub(super) const fn anonymous(mut self) -> Self {
+        self.anonymous = true;
         self
     }
 

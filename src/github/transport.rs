@@ -131,13 +131,13 @@ impl Transport {
 }
 
 fn build(request: &Request, bearer: &SecretString) -> std::result::Result<hyper::Request<OctoBody>, &'static str> {
-    let bearer = Zeroizing::new(format!("Bearer {}", bearer.expose_secret()));
-    let mut authorization = HeaderValue::from_str(&bearer).map_err(|_| "the token is no header value")?;
-    authorization.set_sensitive(true);
-    let mut builder = hyper::Request::builder()
-        .method(request.method.as_str())
-        .uri(request.path_and_query())
-        .header(AUTHORIZATION, authorization);
+    let mut builder = hyper::Request::builder().method(request.method.as_str()).uri(request.path_and_query());
+    if !request.anonymous {
+        let bearer = Zeroizing::new(format!("Bearer {}", bearer.expose_secret()));
+        let mut authorization = HeaderValue::from_str(&bearer).map_err(|_| "the token is no header value")?;
+        authorization.set_sensitive(true);
+        builder = builder.header(AUTHORIZATION, authorization);
+    }
     if let Some(etag) = &request.etag {
         builder = builder.header(IF_NONE_MATCH, etag);
     }

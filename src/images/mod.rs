@@ -6,6 +6,7 @@
 pub mod build;
 mod manifest;
 mod offer;
+pub mod runner;
 mod tree;
 
 pub use manifest::{

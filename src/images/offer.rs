@@ -28,6 +28,15 @@ impl Images {
         }
     }
 
+    /// The version of the runner inside the image that a profile names, if there is one and it says.
+    #[must_use]
+    pub fn runner_version(&self, reference: &str) -> Option<String> {
+        match self {
+            Self::Any => None,
+            Self::Store(store) => store.find(reference).ok()?.manifest.runner_version,
+        }
+    }
+
     /// The directory of the image with this digest, if it is on this host.
     #[must_use]
     pub fn directory(&self, digest: &str) -> Option<PathBuf> {

@@ -30,18 +30,20 @@ pub struct Introduction<'a> {
     pub memory: u64,
     /// The daemon's version.
     pub version: &'a str,
+    /// The oldest version of GitHub's runner that its guests get, if it is known.
+    pub runner_version: Option<&'a str>,
 }
 
 /// Makes the host, or writes what it is now, and begins a new session: the fence of all its writes.
 pub async fn introduce(db: impl PgExecutor<'_>, host: &Introduction<'_>) -> Result<(HostId, i64)> {
     let row = sqlx::query!(
         r#"INSERT INTO hosts (id, name, public_key, hypervisor, hardware, os, architecture, slots, cpus, memory, version,
-                              session, seq)
-           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 1, 1)
+                              runner_version, session, seq)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 1, 1)
            ON CONFLICT (name) DO UPDATE SET
                public_key = EXCLUDED.public_key, hypervisor = EXCLUDED.hypervisor, hardware = EXCLUDED.hardware,
                os = EXCLUDED.os, architecture = EXCLUDED.architecture, slots = EXCLUDED.slots, cpus = EXCLUDED.cpus,
-               memory = EXCLUDED.memory, version = EXCLUDED.version, session = hosts.session + 1,
+               memory = EXCLUDED.memory, version = EXCLUDED.version, runner_version = EXCLUDED.runner_version, session = hosts.session + 1,
                seq = hosts.seq + 1, beat_at = clock_timestamp()
            RETURNING id AS "id: HostId", session"#,
         host.id.0,
@@ -54,7 +56,8 @@ pub async fn introduce(db: impl PgExecutor<'_>, host: &Introduction<'_>) -> Resu
         i32::try_from(host.slots).unwrap_or(i32::MAX),
         i32::try_from(host.cpus).unwrap_or(i32::MAX),
         i64::try_from(host.memory).unwrap_or(i64::MAX),
-        host.version
+        host.version,
+        host.runner_version
     )
     .fetch_one(db)
     .await?;
@@ -144,6 +147,8 @@ pub struct Host {
     pub memory: i64,
     /// The daemon's version.
     pub version: String,
+    /// The oldest version of GitHub's runner that its guests get, if it is known.
+    pub runner_version: Option<String>,
     /// When it was last heard of.
     pub beat_at: DateTime<Utc>,
     /// How long ago that was, in seconds of the database's clock.
@@ -165,7 +170,7 @@ pub async fn all(db: impl PgExecutor<'_>) -> Result<Vec<Host>> {
     Ok(sqlx::query_as!(
         Host,
         r#"SELECT h.id AS "id: HostId", h.name, h.hypervisor, h.hardware, h.os, h.architecture, h.slots, h.cpus, h.memory,
-                  h.version, h.beat_at, extract(epoch FROM clock_timestamp() - h.beat_at)::float8 AS "silent_for_s!",
+                  h.version, h.runner_version, h.beat_at, extract(epoch FROM clock_timestamp() - h.beat_at)::float8 AS "silent_for_s!",
                   h.draining, h.drain_reason, h.drained_by, h.drained_at,
                   (SELECT count(*) FROM vms v WHERE v.host_id = h.id AND v.state <> 'gone') AS "vms!"
            FROM hosts h ORDER BY h.name"#

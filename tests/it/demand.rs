@@ -26,6 +26,7 @@ async fn host(pool: &PgPool, name: &str) -> Fence {
         cpus: 8,
         memory: 1 << 34,
         version: "0",
+        runner_version: None,
     };
     let (host, session) = hosts::introduce(pool, &introduction).await.expect("the host is known");
     Fence { host, session }

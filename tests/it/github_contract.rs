@@ -48,6 +48,7 @@ async fn every_request_is_one_that_github_documents() {
     let prism = Prism::start().await;
     let github = GitHub::new(&options(&prism.url)).expect("options");
     github.app().await.expect("app");
+    github.runner_releases().await.expect("releases");
     github.installation(INSTALLATION).await.expect("installation").expect("the example");
     github.deliveries(Some("v1_12345")).await.expect("deliveries");
     github.delivery(12_345).await.expect("delivery").expect("the example");

@@ -104,6 +104,22 @@ async fn deliveries_are_read_page_by_page_and_sent_again() {
 }
 
 #[tokio::test]
+async fn the_runners_releases_are_read_without_a_token() {
+    let stub = Stub::start(|seen, _| {
+        let asked = seen.is("GET", "/repos/actions/runner/releases") && !seen.headers.contains_key("authorization");
+        let release = |tag: &str, prerelease: bool| {
+            json!({ "tag_name": tag, "draft": false, "prerelease": prerelease, "published_at": "2026-11-20T08:00:00Z" })
+        };
+        asked.then(|| Reply::json(200, &json!([release("v2.331.0", false), release("v3.0.0", true), release("odd", false)])))
+    })
+    .await;
+    let read = stub.client().runner_releases().await.expect("read");
+    let told: Vec<String> =
+        read.iter().map(|release| format!("{} {}", release.version, release.published_at.date_naive())).collect();
+    assert_eq!(told, ["2.331.0 2026-11-20"]);
+}
+
+#[tokio::test]
 async fn the_app_and_its_installations_are_read() {
     let tries = AtomicU32::new(0);
     let stub = Stub::start(move |seen, _| {

@@ -51,6 +51,7 @@ fn apps_and_deliveries() -> Router<Arc<Hub>> {
         .route("/app/hook/deliveries/{delivery_id}/attempts", post(deliveries::redeliver))
         .route("/installation/repositories", get(apps::repositories))
         .route("/repos/{owner}/{repo}", get(apps::repository))
+        .route("/repos/{owner}/{repo}/releases", get(meta::releases))
         .route("/repos/{owner}/{repo}/installation", get(apps::of_repository))
         .route("/orgs/{org}/installation", get(apps::of_account))
         .route("/users/{org}/installation", get(apps::of_account))

@@ -269,7 +269,7 @@ async fn manifest(
         disk_size,
         command_line: format!("flyci.modules={}", modules.join(",")),
         agent_version: agent_version(&options.agent).await?,
-        runner_version: options.runner.as_deref().and_then(runner_version),
+        runner_version: options.runner.as_deref().and_then(super::runner::version_of),
         created: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
         files,
     })
@@ -280,13 +280,4 @@ async fn agent_version(agent: &Path) -> Result<String, BuildError> {
     let said = Tool::new(&agent.to_string_lossy(), ASK_VERSION)?.arg("--version").run().await?;
     let said = String::from_utf8_lossy(&said);
     Ok(said.split_whitespace().last().unwrap_or("unknown").to_owned())
-}
-
-/// The version of a runner, from a file that its maker leaves: GitHub's runner has none that is
-/// meant to be read, so the operator's `.version` counts.
-fn runner_version(runner: &Path) -> Option<String> {
-    let text = fs::read_to_string(runner.join(".version")).ok()?;
-    let version = text.trim();
-    let good = version.len() <= 32 && version.chars().all(|c| c.is_ascii_alphanumeric() || ".-+".contains(c));
-    (good && !version.is_empty()).then(|| version.to_owned())
 }

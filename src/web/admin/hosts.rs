@@ -3,7 +3,7 @@
 use super::guard::Operator;
 use super::input::{Body, reason, whole};
 use super::vms::count;
-use super::{AdminState, record};
+use super::{AdminState, RunnerReleases, record};
 use crate::api;
 use crate::store::StoreError;
 use crate::store::hosts::{self, Drain, Host, ImageHealth};
@@ -28,7 +28,7 @@ pub async fn read(state: &AdminState) -> Result<Vec<api::Host>, Failure> {
     let (load, _) = views::load(&state.pool).await?;
     let failing = hosts::failing_images(&state.pool).await?;
     let rows = hosts::all(&state.pool).await?;
-    Ok(rows.into_iter().map(|host| show(host, &load, &failing)).collect())
+    Ok(rows.into_iter().map(|host| show(host, &load, &failing, &state.releases)).collect())
 }
 
 /// `POST /hosts/drain`
@@ -109,7 +109,7 @@ fn require_known(host: Option<&str>, changed: u64) -> Result<(), Failure> {
     }
 }
 
-fn show(host: Host, load: &[Load], failing: &[ImageHealth]) -> api::Host {
+fn show(host: Host, load: &[Load], failing: &[ImageHealth], releases: &RunnerReleases) -> api::Host {
     let used = load.iter().find(|load| load.host == host.name).map_or(0, |load| load.memory);
     let state = match (host.silent_for_s > SILENT_AFTER_S, host.draining, host.vms) {
         (true, _, _) => "silent",
@@ -120,6 +120,8 @@ fn show(host: Host, load: &[Load], failing: &[ImageHealth]) -> api::Host {
     api::Host {
         state: state.to_owned(),
         failing_images: failing.iter().filter(|health| health.host == host.name).map(show_failing).collect(),
+        runner_cut_off_at: host.runner_version.as_deref().and_then(|version| releases.cut_off(version)),
+        runner_version: host.runner_version,
         name: host.name,
         hypervisor: host.hypervisor,
         hardware: host.hardware,

@@ -12,9 +12,12 @@ mod ledger;
 mod names;
 pub mod openapi;
 mod problems;
+mod runner_age;
 mod status;
 mod tenants;
 mod vms;
+
+pub use runner_age::RunnerReleases;
 
 use super::failure::{Failure, finish};
 use super::readiness::Readiness;
@@ -73,6 +76,8 @@ pub struct AdminState {
     pub troubles: Arc<Troubles>,
     /// What Prometheus reads.
     pub metrics: Arc<Metrics>,
+    /// The releases of GitHub's runner.
+    pub releases: Arc<RunnerReleases>,
     /// What the daemon is.
     pub about: Arc<About>,
 }

@@ -1,6 +1,6 @@
 //! What is wrong, each with what shows it and what to do next. Computed from the tables when asked.
 
-use super::AdminState;
+use super::{AdminState, runner_age};
 use crate::api::{Host, Trouble};
 use crate::domain::reason::Waiting;
 use crate::store::tenants::{self, Admission};
@@ -23,6 +23,7 @@ pub async fn read(state: &AdminState, hosts: &[Host]) -> Result<Vec<Trouble>, Fa
     all.extend(readiness(state.readiness.word()));
     all.extend(state.troubles.all());
     all.extend(silent(hosts));
+    all.extend(runner_age::troubles(hosts, chrono::Utc::now()));
     all.extend(quarantined(hosts));
     all.extend(runners(state).await?);
     all.extend(stuck(state).await?);

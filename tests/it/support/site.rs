@@ -88,6 +88,7 @@ impl Site {
             readiness: Arc::clone(&readiness),
             troubles: Arc::default(),
             metrics,
+            releases: Arc::default(),
             about: Arc::new(about(&db).await),
         };
         let socket = folder.path().join("run/admin.sock");
@@ -168,6 +169,7 @@ impl Site {
             cpus: 8,
             memory,
             version: "0.0.0",
+            runner_version: None,
         };
         let (host, session) = hosts::introduce(&self.db.host, &introduction).await.expect("it is introduced");
         Fence { host, session }
