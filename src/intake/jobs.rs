@@ -97,7 +97,7 @@ impl Intake {
             self.after(&effect).await?;
             return Ok(effect.receipt);
         }
-        Err(IntakeError::Store(sqlx::Error::PoolTimedOut.into()))
+        Err(IntakeError::Contended)
     }
 
     /// One try. `None`: another gateway made the row meanwhile, and the decision must be made on it.
@@ -158,7 +158,6 @@ impl Intake {
         if told.said == Said::Queued && self.is_old(told.job) {
             job_rows::doubt(&mut *tx, id).await?;
         }
-        refusals::forget(&mut *tx, told.known.tenant.id, told.lookup).await?;
         let class = Class::new(told.repository, &labels);
         Ok(Some(effect(tx, told, id, class, None, job::first(told.said)).await?))
     }

@@ -94,6 +94,9 @@ pub enum IntakeError {
     /// The database is away: GitHub will be asked to deliver it again.
     #[error("the delivery could not be stored")]
     Store(#[from] StoreError),
+    /// Other gateways were faster each time: GitHub is asked to deliver it again, and then their row is there.
+    #[error("the delivery could not be decided: other gateways changed the same job each time")]
+    Contended,
     /// A stored value does not open with the keys that we have.
     #[error("the delivery's tenant cannot be opened")]
     Secrets(#[from] SecretsError),

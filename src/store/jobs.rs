@@ -80,10 +80,12 @@ pub struct NewJob<'a> {
     pub vm: Option<VmId>,
 }
 
-/// Makes a job's row. `false` when another gateway was faster: read it, and decide again.
+/// Makes a job's row, and forgets its refusal if there was one: in one statement, since this is on the way of every
+/// delivery. `false` when another gateway was faster: read its row, and decide again.
 pub async fn insert(db: impl PgExecutor<'_>, new: &NewJob<'_>) -> Result<bool> {
     let rows = sqlx::query!(
-        "INSERT INTO jobs (id, tenant_id, repository_id, github_lookup, github_id, run_id, run_attempt, initiator,
+        "WITH accepted AS (DELETE FROM refusals WHERE tenant_id = $2 AND github_lookup = $4)
+         INSERT INTO jobs (id, tenant_id, repository_id, github_lookup, github_id, run_id, run_attempt, initiator,
                            profile, labels, class, origin, state, reason, conclusion, queued_at,
                            github_created_at, github_started_at, github_completed_at, ended_at, vm_id)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,

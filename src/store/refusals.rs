@@ -45,14 +45,6 @@ pub async fn record(
     Ok(())
 }
 
-/// Forgets a refusal: the job is served after all, or over.
-pub async fn forget(db: impl PgExecutor<'_>, tenant: TenantId, job: Lookup) -> Result<()> {
-    sqlx::query!("DELETE FROM refusals WHERE tenant_id = $1 AND github_lookup = $2", tenant.0, job.as_bytes())
-        .execute(db)
-        .await?;
-    Ok(())
-}
-
 /// Why this job was not taken, if it was not.
 pub async fn find(db: impl PgExecutor<'_>, tenant: TenantId, job: Lookup) -> Result<Option<Refusal>> {
     Ok(sqlx::query_as!(

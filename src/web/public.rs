@@ -127,7 +127,9 @@ fn refusal(error: IntakeError) -> (DeliveryOutcome, Failure) {
         }
         // Said only to who signed it.
         IntakeError::Malformed(what) => (DeliveryOutcome::Malformed, Failure::bad_request(*what)),
-        IntakeError::Store(_) | IntakeError::Secrets(_) => (DeliveryOutcome::Unavailable, Failure::unavailable()),
+        IntakeError::Store(_) | IntakeError::Secrets(_) | IntakeError::Contended => {
+            (DeliveryOutcome::Unavailable, Failure::unavailable())
+        }
     };
     (outcome, failure.because(&error))
 }
