@@ -10,6 +10,7 @@ use crate::domain::units::Span;
 use crate::github::{GitHub, GitHubError, Scope};
 use crate::intake::signature::WebhookSecrets;
 use crate::intake::{Intake, Policy};
+use crate::metrics::Metrics;
 use crate::mint::Minter;
 use crate::secrets::{KeyRing, files};
 use crate::store::jobs::Patience;
@@ -77,6 +78,7 @@ pub fn build(
     databases: &Databases,
     fleet: FleetId,
     wakes: Arc<Wakes>,
+    metrics: &Arc<Metrics>,
 ) -> Result<Gateway, AppError> {
     let previous = section.previous_webhook_secret_file.as_deref();
     let previous = previous.map(|path| read_secret("github.previous_webhook_secret_file", path)).transpose()?;
@@ -89,7 +91,7 @@ pub fn build(
     Ok(Gateway {
         pool: databases.gateway.clone(),
         ring: super::open_ring(config)?,
-        github: super::github_client(config, section)?,
+        github: super::github_client(config, section, metrics)?,
         fleet,
         scope: match section.runner_scope {
             RunnerScope::Repository => Scope::Repository,

@@ -330,7 +330,7 @@ impl Roles<'_> {
         let metrics = Arc::new(Metrics::new(chrono::Utc::now()));
         let releases = Arc::new(RunnerReleases::default());
         let loops = Loops::new(self.tasks.clone(), self.shutdown.clone(), Arc::clone(&metrics));
-        let gateway = self.gateway(fleet, &wakes)?;
+        let gateway = self.gateway(fleet, &wakes, &metrics)?;
         if let Some(gateway) = &gateway {
             gateway.check_master_key(self.config).await?;
         }
@@ -358,10 +358,15 @@ impl Roles<'_> {
         Ok(Started { intake, machine, fleet, wakes, readiness, servers })
     }
 
-    fn gateway(&self, fleet: FleetId, wakes: &Arc<Wakes>) -> Result<Option<gateway::Gateway>, AppError> {
+    fn gateway(
+        &self,
+        fleet: FleetId,
+        wakes: &Arc<Wakes>,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Option<gateway::Gateway>, AppError> {
         match &self.config.github {
             Some(github) if self.config.is_gateway() => {
-                gateway::build(self.config, github, self.databases, fleet, Arc::clone(wakes)).map(Some)
+                gateway::build(self.config, github, self.databases, fleet, Arc::clone(wakes), metrics).map(Some)
             }
             Some(_) | None => Ok(None),
         }
@@ -401,7 +406,8 @@ fn open_ring(config: &Config) -> Result<Arc<KeyRing>, AppError> {
     Ok(Arc::new(KeyRing::open_or_create(&config.master_key_file())?))
 }
 
-fn github_client(config: &Config, section: &crate::config::Github) -> Result<GitHub, AppError> {
+fn github_client(config: &Config, section: &crate::config::Github, metrics: &Arc<Metrics>) -> Result<GitHub, AppError> {
+    let metrics = Arc::clone(metrics);
     let ca_pem = match &section.ca_file {
         Some(path) => Some(std::fs::read(path).map_err(|source| AppError::Read {
             key: "github.ca_file",
@@ -425,5 +431,6 @@ fn github_client(config: &Config, section: &crate::config::Github) -> Result<Git
         proxy_url: section.proxy_url.as_ref().map(|url| url.expose().to_owned().into()),
         user_agent: concat!("flyci/", env!("CARGO_PKG_VERSION")).to_owned(),
         public_repositories: config.tenants.public_repositories,
+        on_call: Some(Arc::new(move |route, status, took| metrics.github_call(route, status, took))),
     })?)
 }

@@ -12,7 +12,7 @@ use hyper::http::Uri;
 use hyper::http::header::LOCATION;
 use secrecy::SecretString;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Tries after the first, of a call that may be repeated.
 const MAX_RETRIES: usize = 2;
@@ -76,8 +76,12 @@ impl GitHub {
 
     async fn send_admitted(&self, principal: Principal, request: &Request, bearer: &SecretString) -> Result<Answer> {
         let permit = self.inner.governor.admit(principal, request).await?;
+        let began = Instant::now();
         let answer = self.inner.transport.send(request, bearer).await;
         drop(permit);
+        if let Some(on_call) = &self.inner.on_call {
+            on_call(request.template, answer.as_ref().map_or(0, |answer| answer.status), began.elapsed());
+        }
         match &answer {
             Ok(answer) => {
                 self.inner.clock.observe(answer);

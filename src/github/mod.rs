@@ -44,6 +44,7 @@ pub use runners::{Minted, Removal, RunnerInfo, Runners};
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// GitHub's id of an installation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -74,7 +75,12 @@ pub struct Options {
     pub user_agent: String,
     /// Whether runner groups that are made serve public repositories; decided for new groups only.
     pub public_repositories: bool,
+    /// Told of every call, for the metrics.
+    pub on_call: Option<OnCall>,
 }
+
+/// Is told of a call: its route template, the status (0: no answer), and how long it took.
+pub type OnCall = Arc<dyn Fn(&'static str, u16, Duration) + Send + Sync>;
 
 /// GitHub, as the App sees it. Cheap to clone; all clones share tokens, connections and limits.
 #[derive(Clone)]
@@ -89,6 +95,7 @@ struct Inner {
     groups: groups::Groups,
     governor: governor::Governor,
     clock: exchange::GitHubClock,
+    on_call: Option<OnCall>,
     public_repositories: bool,
 }
 
@@ -117,6 +124,7 @@ impl GitHub {
             groups: groups::Groups::new(),
             governor: governor::Governor::new(),
             clock: exchange::GitHubClock::new(),
+            on_call: options.on_call.clone(),
             public_repositories: options.public_repositories,
         };
         Ok(Self { inner: Arc::new(inner) })

@@ -32,6 +32,7 @@ impl Story {
             proxy_url: None,
             user_agent: "flyci/test".to_owned(),
             public_repositories: false,
+            on_call: None,
         };
         let github = GitHub::new(&options).expect("options");
         Self { fake, acme, app, github }

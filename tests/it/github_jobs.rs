@@ -1,9 +1,10 @@
 //! Jobs, runs, deliveries, the App: what is read, and that odd answers do not break it.
 
-use crate::github_stub::{APP_7, INSTALLATION, Reply, Seen, Stub};
-use flyci::github::{GitHubError, InstallationId};
+use crate::github_stub::{APP_7, INSTALLATION, Reply, Seen, Stub, options};
+use flyci::github::{GitHub, GitHubError, InstallationId};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 fn job(id: u64, status: &str) -> Value {
     json!({ "id": id, "run_id": id / 10, "status": status, "labels": ["flyci-macos-large"], "name": "build",
@@ -147,4 +148,18 @@ async fn the_app_and_its_installations_are_read() {
     let known = github.installation(INSTALLATION).await.expect("asked").expect("known");
     assert_eq!((known.account_id, known.login.as_str(), known.suspended), (5, "acme", false));
     assert_eq!(github.installation(InstallationId(12)).await.expect("asked"), None);
+}
+
+#[tokio::test]
+async fn every_call_is_told_by_its_template_and_status() {
+    let stub = Stub::start(|_, _| None).await;
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let teller = Arc::clone(&told);
+    let mut options = options(&stub.url);
+    options.on_call = Some(Arc::new(move |route, status, _| teller.lock().expect("unpoisoned").push((route, status))));
+    let github = GitHub::new(&options).expect("options");
+    assert_eq!(github.job(INSTALLATION, APP_7, 22).await.expect("asked"), None);
+    let told = told.lock().expect("unpoisoned").clone();
+    assert!(told.contains(&("/repos/{owner}/{repo}/actions/jobs/{job_id}", 404)), "{told:?}");
+    assert!(told.contains(&("/app/installations/{installation_id}/access_tokens", 201)), "{told:?}");
 }

@@ -257,6 +257,7 @@ pub fn options(url: &str) -> Options {
         proxy_url: None,
         user_agent: "flyci/test".to_owned(),
         public_repositories: false,
+        on_call: None,
     }
 }
 
