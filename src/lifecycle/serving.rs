@@ -29,7 +29,7 @@ pub(super) fn marker(runner: RunnerId) -> String {
 }
 
 pub(super) async fn step(machine: &Machine, vm: &Vm, wake: &VmWake) -> Result<Next, DriverError> {
-    let Some(watch) = vms::watch(&machine.pool, vm.id).await? else { return Ok(Next::Over) };
+    let Some(mut watch) = vms::watch(&machine.pool, vm.id).await? else { return Ok(Next::Over) };
     let Some((runner, _)) = watch.runner else {
         return ending::stop(machine, vm, VmEnd::Restarted).await;
     };
@@ -40,7 +40,6 @@ pub(super) async fn step(machine: &Machine, vm: &Vm, wake: &VmWake) -> Result<Ne
     let ended = machine.hypervisor.ended(vm.id);
     tokio::pin!(exited, ended);
     loop {
-        let Some(watch) = vms::watch(&machine.pool, vm.id).await? else { return Ok(Next::Over) };
         if watch.state != vm.state {
             return Ok(Next::Again);
         }
@@ -64,6 +63,10 @@ pub(super) async fn step(machine: &Machine, vm: &Vm, wake: &VmWake) -> Result<Ne
             () = &mut ended => return ending::stop(machine, vm, VmEnd::Vanished).await,
             () = wake.wait(LOOK_PERIOD) => {}
             () = machine.shutdown.cancelled() => return Ok(Next::Again),
+        }
+        match vms::watch(&machine.pool, vm.id).await? {
+            Some(now) => watch = now,
+            None => return Ok(Next::Over),
         }
     }
 }

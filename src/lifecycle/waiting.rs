@@ -52,10 +52,7 @@ pub(super) async fn bound(machine: &Machine, vm: &Vm, wake: &VmWake) -> Result<N
     let Some((runner, state)) = watch.runner else { return unbind(machine, vm).await };
     match state {
         // The gateway looks whether the demand stands right before it calls GitHub.
-        RunnerState::Requested | RunnerState::Minting => {
-            machine.wakes.mint.notify_one();
-            rest(machine, vm, wake).await
-        }
+        RunnerState::Requested | RunnerState::Minting => rest(machine, vm, wake).await,
         RunnerState::Minted if is_usable(machine, vm, &watch, runner).await? => {
             let mut tx = machine.pool.begin().await?;
             let begun = vms::advance(&mut *tx, machine.fence, vm.id, vm.state, VmEvent::BeginDelivery).await?;
