@@ -13,7 +13,9 @@ use crate::hypervisor::Hypervisor;
 use crate::hypervisor::fake::{FakeHypervisor, FakeOptions, TimedRunner};
 #[cfg(target_os = "linux")]
 use crate::hypervisor::qemu;
-use crate::images::{ImageStore, Images};
+#[cfg(target_os = "linux")]
+use crate::images::ImageStore;
+use crate::images::Images;
 use crate::lifecycle::{Drivers, Limits, Machine};
 use crate::secrets::sealing::HostKey;
 use crate::store::hosts::{self, Introduction};

@@ -4,7 +4,6 @@ use super::{BuildError, io_at};
 use crate::hypervisor::process::Tool;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -114,8 +113,10 @@ fn visit(
 ///
 /// # Errors
 /// The directory cannot be read.
+#[cfg(target_os = "linux")]
 pub(crate) fn fingerprint(directory: &Path) -> Result<String, BuildError> {
     use sha2::{Digest, Sha256};
+    use std::os::unix::fs::MetadataExt;
     let mut hash = Sha256::new();
     visit(directory, &mut |path, data| {
         hash.update(path.as_os_str().as_bytes());
