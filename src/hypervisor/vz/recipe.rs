@@ -36,6 +36,10 @@ pub struct Recipe {
     pub mac_address: String,
     /// The display's width and height, in pixels.
     pub display: (u32, u32),
+    /// Whether its memory may be saved and restored. Such a machine has no sound and no source of entropy, which the
+    /// framework cannot save (`validateSaveRestoreSupportWithError`).
+    #[serde(default)]
+    pub suspendable: bool,
     /// The agent's port in the guest.
     pub agent_port: u32,
 }
