@@ -27,6 +27,8 @@ mod failure;
 mod machine;
 mod platform;
 mod queue;
+#[cfg(test)]
+mod tests;
 
 pub use platform::fresh_machine_identifier;
 
