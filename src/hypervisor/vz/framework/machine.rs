@@ -8,9 +8,9 @@ use crate::hypervisor::vz::machine::{Vm, VmState};
 use crate::hypervisor::vz::recipe::Recipe;
 use block2::{DynBlock, RcBlock};
 use dispatch2::DispatchQueue;
-use objc2::rc::Retained;
+use objc2::AnyThread;
+use objc2::rc::{Retained, Weak};
 use objc2::runtime::ProtocolObject;
-use objc2::{AnyThread, Message};
 use objc2_foundation::NSError;
 use objc2_virtualization::{VZVirtioSocketConnection, VZVirtioSocketDevice, VZVirtualMachine, VZVirtualMachineState};
 use std::cell::Cell;
@@ -109,11 +109,12 @@ impl Inner {
         if let Some(meanwhile) = &step.meanwhile {
             state.send_replace(meanwhile.clone());
         }
-        let (answer, machine) = (Cell::new(Some(answer)), self.machine.retain());
+        // Weakly: the framework may let go of the block on a thread of its own, where no machine may end.
+        let (answer, machine) = (Cell::new(Some(answer)), Weak::from_retained(&self.machine));
         let completion = RcBlock::new(move |error: *mut NSError| {
             // SAFETY: The framework passes null, or an error that lives as long as this call.
             let result = unsafe { error.as_ref() }.map_or(Ok(()), |error| Err(failure::fault(error)));
-            settle(&machine, &step, &state, &result);
+            settle(machine.load().as_deref(), &step, &state, &result);
             if let Some(answer) = answer.take() {
                 reply(answer, result);
             }
@@ -169,7 +170,7 @@ unsafe fn descriptor(connection: Option<&VZVirtioSocketConnection>, error: Optio
 }
 
 /// Tells what the machine does after a step. Runs on the machine's queue.
-fn settle(machine: &VZVirtualMachine, step: &Step, state: &watch::Sender<VmState>, result: &Result<(), Fault>) {
+fn settle(machine: Option<&VZVirtualMachine>, step: &Step, state: &watch::Sender<VmState>, result: &Result<(), Fault>) {
     match result {
         Ok(()) => {
             if let Some(afterwards) = &step.afterwards {
@@ -178,7 +179,7 @@ fn settle(machine: &VZVirtualMachine, step: &Step, state: &watch::Sender<VmState
         }
         Err(fault) => {
             // SAFETY: Completions are called on the machine's queue.
-            let broken = unsafe { machine.state() } == VZVirtualMachineState::Error;
+            let broken = machine.is_some_and(|machine| unsafe { machine.state() } == VZVirtualMachineState::Error);
             if broken || step.meanwhile.is_some() {
                 state.send_replace(VmState::Failed(fault.clone()));
             }

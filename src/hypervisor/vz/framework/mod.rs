@@ -14,11 +14,13 @@
 //!
 //! **`unsafe`** is of four kinds here: calls of the framework (every method of the bindings is `unsafe`, since the
 //! headers do not tell what is thread-safe), the delegate's class, `Send` for what the queue confines, and borrowing
-//! a connection's descriptor. Each block says why it holds.
+//! a connection's descriptor. Each block says why it holds; a lint asks for it.
 //!
 //! What is not here: what an error means ([`fault`](super::fault)), how large a machine may be
 //! ([`bounds`](super::bounds)), and who it is ([`identity`](super::identity)). Those decide on any system, and are
 //! tested where there is no framework.
+
+#![deny(clippy::undocumented_unsafe_blocks)]
 
 mod configuration;
 mod delegate;
