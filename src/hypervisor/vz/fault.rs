@@ -86,7 +86,6 @@ const DETAIL_CHARACTERS: usize = 600;
 
 /// The codes of `VZErrorDomain` (VZError.h), and one that Apple does not document.
 mod code {
-    pub const INTERNAL: i64 = 1;
     pub const INVALID_CONFIGURATION: i64 = 2;
     pub const INVALID_STATE: i64 = 3;
     pub const INVALID_STATE_TRANSITION: i64 = 4;
@@ -96,7 +95,6 @@ mod code {
     pub const OUT_OF_DISK_SPACE: i64 = 8;
     pub const OPERATION_CANCELLED: i64 = 9;
     pub const NOT_SUPPORTED: i64 = 10;
-    pub const SAVE: i64 = 11;
     pub const RESTORE: i64 = 12;
     pub const INSTALLATION_REQUIRES_UPDATE: i64 = 10006;
     pub const NETWORK_BLOCK_DEVICE_NEGOTIATION_FAILED: i64 = 20001;
@@ -157,7 +155,9 @@ impl ErrorReport {
         self.is(VZ, &[code::OUT_OF_DISK_SPACE])
             || self.is(POSIX_DOMAIN, POSIX)
             || self.is("NSCocoaErrorDomain", COCOA)
-            || self.says("no space left on device")
+            || ["no space left on device", "enough space", "out of space", "disk is full"]
+                .iter()
+                .any(|words| self.says(words))
     }
 
     fn is_no_session(&self) -> bool {
@@ -191,9 +191,8 @@ impl ErrorReport {
                 Some(FaultReason::Network)
             }
             code::RESTORE => Some(FaultReason::StateMismatch),
-            // A machine that could not be saved goes on as it is: there is nothing that would not fit.
-            code::INTERNAL | code::SAVE => Some(FaultReason::Internal),
-            // Of installing from a restore image and of USB devices: flyci does neither.
+            // Internal (1), whose cause may tell more. Not saved (11): the machine goes on as it is, and nothing is there
+            // that would not fit. The rest is of installing from a restore image and of USB devices, which flyci does not.
             _ => None,
         }
     }
@@ -242,6 +241,7 @@ mod tests {
         for code in (10001..=10005).chain([10007]).chain(30001..=30004).chain([0, 13, i64::MIN]) {
             assert_eq!(Fault::of(&vz(code)).reason, FaultReason::Internal, "code {code}");
         }
+        assert_eq!(Fault::of(&caused_by(vz(1), vz(6))).reason, FaultReason::LimitExceeded);
         assert_eq!(Fault::of(&error("SomeoneElsesDomain", 6, "")).reason, FaultReason::Internal);
     }
 
@@ -252,6 +252,7 @@ mod tests {
             error("NSPOSIXErrorDomain", 69, "Disc quota exceeded"),
             error("NSCocoaErrorDomain", 640, "You can’t save the file because the volume is out of space."),
             error("Foreign", 1, "write: no space left on device"),
+            error("Foreign", 1, "There isn’t enough space on “Macintosh HD”."),
         ];
         for cause in causes {
             for outer in [1, 5, 11] {
