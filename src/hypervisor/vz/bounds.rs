@@ -1,5 +1,5 @@
-//! How many CPUs and how much memory a guest is given of what is asked for: what its image needs at least, and what
-//! the framework allows on this Mac at all. Pure.
+//! How many CPUs and how much memory a machine is given of what its recipe asks for: what the framework allows on
+//! this Mac. What its image needs at least, whoever wrote the recipe knew. Pure.
 
 use crate::domain::units::Bytes;
 use crate::images::Os;
@@ -11,16 +11,16 @@ pub const MACOS_CPUS: u32 = 4;
 /// The framework takes whole mebibytes.
 const MEBIBYTE: u64 = 1 << 20;
 
-/// CPUs for a guest: what is asked for, at least what the image needs, and within what the Mac allows.
+/// CPUs for a machine: what is asked for, within what the Mac allows.
 #[must_use]
-pub fn cpus(asked: u32, image_needs: u32, allowed: &RangeInclusive<u32>) -> u32 {
-    asked.max(image_needs).clamp(*allowed.start(), *allowed.end())
+pub fn cpus(asked: u32, allowed: &RangeInclusive<u32>) -> u32 {
+    asked.clamp(*allowed.start(), *allowed.end())
 }
 
-/// Memory for a guest, likewise, in whole mebibytes.
+/// Memory for a machine, likewise, in whole mebibytes.
 #[must_use]
-pub fn memory(asked: Bytes, image_needs: Bytes, allowed: &RangeInclusive<u64>) -> Bytes {
-    let held = asked.0.max(image_needs.0).clamp(*allowed.start(), *allowed.end());
+pub fn memory(asked: Bytes, allowed: &RangeInclusive<u64>) -> Bytes {
+    let held = asked.0.clamp(*allowed.start(), *allowed.end());
     Bytes(held / MEBIBYTE * MEBIBYTE)
 }
 
@@ -38,21 +38,18 @@ mod tests {
     const GIBIBYTE: u64 = 1 << 30;
 
     #[test]
-    fn a_guest_is_given_what_is_asked_within_what_its_image_needs_and_the_mac_allows() {
-        assert_eq!(cpus(4, 2, &(1..=8)), 4);
-        assert_eq!(cpus(1, 2, &(1..=8)), 2);
-        assert_eq!(cpus(12, 2, &(1..=8)), 8);
-        assert_eq!(cpus(4, 12, &(1..=8)), 8);
+    fn a_machine_is_given_what_is_asked_within_what_the_mac_allows() {
+        let given = [1, 4, 12].map(|asked| cpus(asked, &(2..=8)));
+        assert_eq!(given, [2, 4, 8]);
         let allowed = 128 * MEBIBYTE..=14 * GIBIBYTE;
-        assert_eq!(memory(Bytes(7 * GIBIBYTE), Bytes(4 * GIBIBYTE), &allowed), Bytes(7 * GIBIBYTE));
-        assert_eq!(memory(Bytes(GIBIBYTE), Bytes(4 * GIBIBYTE), &allowed), Bytes(4 * GIBIBYTE));
-        assert_eq!(memory(Bytes(64 * GIBIBYTE), Bytes(0), &allowed), Bytes(14 * GIBIBYTE));
+        let given = [MEBIBYTE, 7 * GIBIBYTE, 64 * GIBIBYTE].map(|asked| memory(Bytes(asked), &allowed));
+        assert_eq!(given, [128 * MEBIBYTE, 7 * GIBIBYTE, 14 * GIBIBYTE].map(Bytes));
     }
 
     #[test]
     fn memory_comes_in_whole_mebibytes() {
         let asked = Bytes(7 * 1_000_000_000);
-        let held = memory(asked, Bytes(0), &(MEBIBYTE..=64 * GIBIBYTE));
+        let held = memory(asked, &(MEBIBYTE..=64 * GIBIBYTE));
         assert_eq!(held.0 % MEBIBYTE, 0);
         assert!(held < asked && asked.0 - held.0 < MEBIBYTE);
     }

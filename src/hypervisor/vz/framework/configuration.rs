@@ -1,7 +1,6 @@
 //! A recipe as the framework's configuration, checked by the framework.
 
 use super::{Parts, devices, failure, platform};
-use crate::domain::units::Bytes;
 use crate::hypervisor::vz::bounds;
 use crate::hypervisor::vz::fault::Fault;
 use crate::hypervisor::vz::recipe::Recipe;
@@ -25,10 +24,10 @@ pub(super) fn of(recipe: &Recipe) -> Result<Retained<Parts>, Fault> {
     Ok(parts)
 }
 
-/// CPUs and memory within what this Mac allows. What the image needs at least, whoever wrote the recipe knew.
+/// CPUs and memory within what this Mac allows.
 fn set_size(parts: &Parts, recipe: &Recipe) {
-    let cpus = bounds::cpus(recipe.cpus, 0, &allowed_cpus());
-    let memory = bounds::memory(recipe.memory, Bytes(0), &allowed_memory());
+    let cpus = bounds::cpus(recipe.cpus, &allowed_cpus());
+    let memory = bounds::memory(recipe.memory, &allowed_memory());
     if (cpus, memory) != (recipe.cpus, recipe.memory) {
         tracing::warn!(
             "asked for {} CPUs and {}, the machine is given {cpus} and {memory}: more or less this Mac does not allow",
