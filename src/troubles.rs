@@ -45,6 +45,12 @@ impl Troubles {
     }
 }
 
+/// The key of a machine without a session to run VMs in.
+pub const SESSION: &str = "session";
+
+/// The key of slots that the platform keeps although no VM holds them.
+pub const LOST_SLOTS: &str = "lost-slots";
+
 /// The key of a profile's missing image.
 #[must_use]
 pub fn missing_image(profile: &str) -> String {

@@ -179,6 +179,7 @@ impl Host {
         shutdown: CancellationToken,
     ) -> Result<Arc<Machine>, StoreError> {
         let fence = self.introduce().await?;
+        self.hypervisor.belongs_to(fence.host);
         vms::adopt(&self.pool, fence).await?;
         let machine = Arc::new(Machine {
             pool: self.pool,

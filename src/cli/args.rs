@@ -79,6 +79,9 @@ pub enum Command {
     /// Show flyci at work: real jobs in VMs, a simulated GitHub, and evidence
     #[cfg(feature = "demo")]
     Demo(DemoArgs),
+    /// The process of one vm: a daemon starts it
+    #[command(hide = true)]
+    Vm(super::vm::VmArgs),
     /// Print the completions of a shell
     Completions {
         /// Which shell.

@@ -25,6 +25,7 @@ mod samples;
 mod status;
 mod table;
 mod tenants;
+mod vm;
 mod vms;
 
 use crate::api::Page;
@@ -52,7 +53,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse_from(args::flags_as_commands(std::env::args_os()));
     process::no_core_dumps();
     logging::start(match cli.command {
-        Command::Serve(_) => logging::Purpose::Daemon,
+        Command::Serve(_) | Command::Vm(_) => logging::Purpose::Daemon,
         _ => logging::Purpose::Command,
     });
     exit::report(run(&cli))
@@ -69,6 +70,7 @@ fn run(cli: &Cli) -> Result<u8, CliError> {
         Command::Image(command) => block_on(image::run(command, &load(file)?, &Look::of_stdout())),
         #[cfg(feature = "demo")]
         Command::Demo(args) => block_on(demo::run(args, &Look::of_stdout())),
+        Command::Vm(args) => Ok(vm::run(args)),
         Command::Completions { shell } => completions(*shell),
         command => ask(command, file),
     }
@@ -127,6 +129,7 @@ fn ask(command: &Command, file: Option<&Path>) -> Result<u8, CliError> {
             Command::Serve(_)
             | Command::Config(_)
             | Command::Completions { .. }
+            | Command::Vm(_)
             | Command::Image(_)
             | Command::Backup(_)
             | Command::Restore(_)

@@ -39,6 +39,18 @@ fn no_image(profile: &Profile, host: &str) -> Trouble {
     }
 }
 
+fn slots_lost(lost: u32, configured: u32, host: &str) -> Trouble {
+    Trouble {
+        what: format!("{lost} of the {configured} slots of {host} are lost"),
+        evidence: "the platform starts no vm there, although none of flyci's runs: it counts one that is gone, or \
+                   another program's"
+            .to_owned(),
+        fix: "end VMs of other programs; if there are none, drain the host and reboot it. Until then flyci goes on with \
+              the slots that are left, and tries a lost one now and then"
+            .to_owned(),
+    }
+}
+
 /// Finds work for this host.
 pub struct Dispatcher {
     drivers: Drivers,
@@ -108,8 +120,9 @@ impl Dispatcher {
     async fn plan(&self, live: &[Vm], report: &mut DispatchReport) -> Result<(), StoreError> {
         let mut taken: Vec<Need> = live.iter().map(need_of).collect();
         let mut slots: HashSet<u16> = live.iter().map(|vm| vm.slot).collect();
+        let usable = self.usable_slots();
         for profile in &self.machine().profiles {
-            if slots.len() >= self.capacity.slots as usize {
+            if slots.len() >= usable as usize {
                 break;
             }
             if let Some(offer) = self.offer(profile, live).await? {
@@ -162,7 +175,7 @@ impl Dispatcher {
         let wanted = demand::wanted(&mut *tx, &offer.profile.label, limit, offer.profile.warm).await?;
         let wanted = usize::try_from(wanted).unwrap_or(0).min(offer.at_most);
         let mut planned = Vec::new();
-        while planned.len() < wanted && self.capacity.admit(taken, offer.need).is_ok() {
+        while planned.len() < wanted && slots.len() < self.usable_slots() as usize && self.capacity.admit(taken, offer.need).is_ok() {
             let Some(slot) = self.free_slot(slots) else { break };
             let id = VmId::random();
             let vm = NewVm {
@@ -180,6 +193,15 @@ impl Dispatcher {
         }
         tx.commit().await?;
         Ok(planned)
+    }
+
+    /// The configured slots, less those that the platform has lost.
+    fn usable_slots(&self) -> u32 {
+        let machine = self.machine();
+        let lost = machine.hypervisor.lost_slots().min(self.capacity.slots);
+        let trouble = (lost > 0).then(|| slots_lost(lost, self.capacity.slots, &machine.name));
+        machine.troubles.set(troubles::LOST_SLOTS, trouble);
+        self.capacity.slots - lost
     }
 
     fn free_slot(&self, slots: &HashSet<u16>) -> Option<u16> {

@@ -99,6 +99,8 @@ words! {
         CloneFailed = "clone_failed",
         /// The VM's process could not be started, or ended while booting.
         BootFailed = "boot_failed",
+        /// The platform had no slot for the VM, although the host has one free: no image's fault.
+        NoSlot = "no_slot",
         /// The guest was not ready in time.
         BootTimeout = "boot_timeout",
         /// The guest's agent could not start the runner.

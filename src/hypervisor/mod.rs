@@ -5,16 +5,21 @@
 //! directory, named after its id: killing the process and removing the directory destroys it.
 //! Backends know nothing of GitHub, jobs or the database.
 
+pub mod clone;
 pub mod fake;
+mod log;
 pub(crate) mod process;
 #[cfg(target_os = "linux")]
 pub mod qemu;
+mod record;
+mod room;
 pub mod vz;
 
-use crate::domain::ids::VmId;
+use crate::domain::ids::{HostId, VmId};
+use crate::domain::profile::Display;
 use crate::domain::units::Bytes;
 use crate::guest::Guest;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What a VM is made of.
@@ -32,6 +37,8 @@ pub struct VmSpec {
     pub memory: Bytes,
     /// Free space that the guest finds at least.
     pub disk_free: Bytes,
+    /// The guest's display.
+    pub display: Display,
 }
 
 /// What is true of a VM on this machine, as far as the machine can tell.
@@ -57,6 +64,13 @@ pub enum HypervisorError {
     /// The machine has no room (disk, memory, the platform's limit of VMs).
     #[error("no room for another vm: {0}")]
     NoRoom(String),
+    /// The platform runs fewer VMs than it may, and still starts no other: it counts one that is gone. No image's
+    /// fault; [`Hypervisor::lost_slots`] tells how many are lost.
+    #[error("a slot of this machine is lost: {0}")]
+    SlotLost(String),
+    /// The machine has no logged-in session to run VMs in, or its keychain is locked. No image's fault.
+    #[error("no session to run a vm in: {0}")]
+    NoSession(String),
     /// The VM's process could not be started, or ended at once.
     #[error("the vm's process failed: {0}")]
     Process(String),
@@ -73,6 +87,9 @@ pub enum HypervisorError {
 /// without harm, since a daemon may have died at any point of it.
 #[async_trait::async_trait]
 pub trait Hypervisor: Send + Sync + 'static {
+    /// Told once, before anything else: whose machine this is. For what must be stable per host.
+    fn belongs_to(&self, _host: HostId) {}
+
     /// Makes the clone: directory and disk, no process.
     async fn clone_vm(&self, spec: &VmSpec) -> Result<(), HypervisorError>;
 
@@ -85,12 +102,27 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Resolves when the VM has no process (any more), however it ended and whoever started it.
     async fn ended(&self, vm: VmId);
 
+    /// Why the VM's process ended, as far as it left word, for logs.
+    async fn last_words(&self, _vm: VmId) -> Option<String> {
+        None
+    }
+
     /// Kills the process, waits for its end, removes the directory. Success when there was nothing.
     async fn destroy(&self, vm: VmId) -> Result<(), HypervisorError>;
 
     /// Every VM with a directory or a process on this machine that is of this fleet.
     async fn list(&self) -> Result<Vec<VmId>, HypervisorError>;
 
+    /// How many of this machine's slots the platform keeps although no VM holds them.
+    fn lost_slots(&self) -> u32 {
+        0
+    }
+
     /// The way to speak to the agent inside.
     fn guest(&self, vm: VmId) -> Arc<dyn Guest>;
+}
+
+/// A failure of the file system, with what was being done where.
+fn io_error(doing: &str, path: &Path, source: std::io::Error) -> HypervisorError {
+    HypervisorError::Io { doing: format!("{doing} {}", path.display()), source }
 }

@@ -1,12 +1,14 @@
 //! From a taken slot to a guest that is ready. A failure is charged to the host and its image.
 
 use super::{DriverError, Machine, Next, PERIOD, ending};
+use crate::api::Trouble;
 use crate::domain::reason::VmEnd;
 use crate::domain::vm::{VmEvent, VmState};
 use crate::guest::Guest;
 use crate::hypervisor::HypervisorError;
 use crate::store::vms::{self, Vm};
 use crate::store::{Applied, hosts};
+use crate::troubles;
 use crate::wake::VmWake;
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,8 +68,12 @@ async fn boot(machine: &Machine, vm: &Vm, wake: &VmWake) -> Result<Next, DriverE
     };
     let spec = machine.spec(vm)?;
     match tokio::time::timeout(left, machine.hypervisor.boot(&spec)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => return fail(machine, vm, VmEnd::BootFailed, error).await,
+        Ok(outcome) => {
+            tell_session(machine, outcome.as_ref().err());
+            if let Err(error) = outcome {
+                return fail(machine, vm, end_of(&error), error).await;
+            }
+        }
         Err(_) => return fail(machine, vm, VmEnd::BootTimeout, too_slow("starting the process")).await,
     }
     vms::mark_booted(&machine.pool, machine.fence, vm.id).await?;
@@ -76,10 +82,39 @@ async fn boot(machine: &Machine, vm: &Vm, wake: &VmWake) -> Result<Next, DriverE
         Boot::Wanted(end) => ending::stop(machine, vm, end).await,
         Boot::Shutdown => Ok(Next::Again),
         Boot::ProcessEnded => {
-            let error = HypervisorError::Process("it ended while the guest booted".into());
+            let words = machine.hypervisor.last_words(vm.id).await.unwrap_or_default();
+            let error = HypervisorError::Process(format!("it ended while the guest booted: {words}"));
             fail(machine, vm, VmEnd::BootFailed, error).await
         }
         Boot::TooSlow => fail(machine, vm, VmEnd::BootTimeout, too_slow("booting")).await,
+    }
+}
+
+/// Shows a machine without a session as a trouble, as long as that is so.
+fn tell_session(machine: &Machine, error: Option<&HypervisorError>) {
+    let trouble = match error {
+        None => None,
+        Some(HypervisorError::NoSession(text)) => Some(Trouble {
+            what: format!("no vm starts on {}: there is no session to run it in", machine.name),
+            evidence: text.clone(),
+            fix: "log in at its screen as the user of flyci's host service, and unlock the login keychain".to_owned(),
+        }),
+        // Another failure says nothing of the session.
+        Some(_) => return,
+    };
+    machine.troubles.set(troubles::SESSION, trouble);
+}
+
+/// What a start that failed says of the vm: what no image is to blame for is not charged to one.
+const fn end_of(error: &HypervisorError) -> VmEnd {
+    match error {
+        HypervisorError::SlotLost(_) => VmEnd::NoSlot,
+        HypervisorError::Image { .. }
+        | HypervisorError::Unfit(_)
+        | HypervisorError::NoRoom(_)
+        | HypervisorError::NoSession(_)
+        | HypervisorError::Process(_)
+        | HypervisorError::Io { .. } => VmEnd::BootFailed,
     }
 }
 

@@ -108,6 +108,7 @@ impl Machine {
             cpus: vm.cpus,
             memory: Bytes(vm.memory),
             disk_free: self.profile(&vm.profile).map_or(Bytes(0), |profile| profile.disk_free),
+            display: self.profile(&vm.profile).map(|profile| profile.display).unwrap_or_default(),
         })
     }
 

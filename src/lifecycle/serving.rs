@@ -60,7 +60,7 @@ pub(super) async fn step(machine: &Machine, vm: &Vm, wake: &VmWake) -> Result<Ne
         }
         tokio::select! {
             end = &mut exited => return runner_exited(machine, vm, wake, &end).await,
-            () = &mut ended => return ending::stop(machine, vm, VmEnd::Vanished).await,
+            () = &mut ended => return vanished(machine, vm).await,
             () = wake.wait(LOOK_PERIOD) => {}
             () = machine.shutdown.cancelled() => return Ok(Next::Again),
         }
@@ -69,6 +69,13 @@ pub(super) async fn step(machine: &Machine, vm: &Vm, wake: &VmWake) -> Result<Ne
             None => return Ok(Next::Over),
         }
     }
+}
+
+/// The VM's process ended by itself.
+async fn vanished(machine: &Machine, vm: &Vm) -> Result<Next, DriverError> {
+    let words = machine.hypervisor.last_words(vm.id).await.unwrap_or_default();
+    tracing::warn!(vm.id = %vm.id, why = words, "the vm's process ended by itself");
+    ending::stop(machine, vm, VmEnd::Vanished).await
 }
 
 /// What the rows call for.

@@ -5,7 +5,7 @@
 //! QEMU, and the outcome is kept in the data directory.
 
 use super::command::Accelerator;
-use super::record::boot_id;
+use crate::hypervisor::record::boot_id;
 use crate::hypervisor::HypervisorError;
 use crate::hypervisor::process::{Tool, find};
 use crate::images::{Architecture, INITRD, Image, KERNEL};

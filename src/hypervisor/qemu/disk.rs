@@ -1,10 +1,10 @@
-//! The disks of a VM: its clone, the room for it, and the runner's disk.
+//! The disks of a VM: its clone, and the runner's disk.
 
-use super::record::{Home, VmDirectory, allocated};
 use crate::domain::units::Bytes;
 use crate::errors::chain;
-use crate::hypervisor::HypervisorError;
 use crate::hypervisor::process::{Tool, ToolError};
+use crate::hypervisor::record::VmDirectory;
+use crate::hypervisor::{HypervisorError, io_error};
 use crate::images::build::disk as image_disk;
 use crate::images::{DISK, Image};
 use std::fs;
@@ -33,7 +33,7 @@ pub(super) fn clone_size(image: &Image, disk_free: Bytes) -> Bytes {
 
 /// Makes the clone of an image's disk: an overlay that takes no room until it is written to.
 pub(super) async fn clone(image: &Image, vm: &VmDirectory, size: Bytes) -> Result<(), HypervisorError> {
-    let unfinished = vm.unfinished_disk();
+    let unfinished = vm.path().join(format!("{DISK}.unfinished"));
     let tool = Tool::new("qemu-img", OVERLAY).map_err(tool_failed)?;
     let made = tool
         .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"])
@@ -48,39 +48,7 @@ pub(super) async fn clone(image: &Image, vm: &VmDirectory, size: Bytes) -> Resul
         }
         other => tool_failed(other),
     })?;
-    fs::rename(&unfinished, vm.disk()).map_err(|source| io_error("finish the clone", &vm.disk(), source))
-}
-
-/// Whether there is room for one more clone: every clone may grow to its full size, and the host
-/// keeps a reserve, since its database shares the disk.
-pub(super) fn check_room(home: &Home, wanted: Bytes, reserve: Bytes) -> Result<(), HypervisorError> {
-    let stat = nix::sys::statvfs::statvfs(home.path())
-        .map_err(|error| io_error("ask for the free space of", home.path(), error.into()))?;
-    let free = stat.blocks_available() * stat.fragment_size();
-    let vms = home.list().map_err(|source| io_error("list the vms in", home.path(), source))?;
-    let promised: u64 = vms.into_iter().map(|vm| still_promised(&home.of(vm))).sum();
-    let needed = promised.saturating_add(wanted.0).saturating_add(reserve.0);
-    if free >= needed {
-        return Ok(());
-    }
-    Err(HypervisorError::NoRoom(format!(
-        "{} has {} free; one more vm needs {wanted}, the others may still grow by {}, and the host keeps {reserve}: \
-         free some space, lower the profile's disk_free, or use fewer slots",
-        home.path().display(),
-        readable(free),
-        readable(promised),
-    )))
-}
-
-/// By how much a VM's disk may still grow.
-fn still_promised(vm: &VmDirectory) -> u64 {
-    vm.read_record().map_or(0, |record| record.disk_size.0.saturating_sub(allocated(&vm.disk())))
-}
-
-/// A size for people: whole megabytes.
-fn readable(bytes: u64) -> Bytes {
-    const MEGABYTE: u64 = 1_000_000;
-    Bytes(bytes - bytes % MEGABYTE)
+    fs::rename(&unfinished, vm.path().join(DISK)).map_err(|source| io_error("finish the clone", &vm.path().join(DISK), source))
 }
 
 /// The disk with the runner's directory, made anew when the directory has changed. Older ones
@@ -136,34 +104,9 @@ pub(super) fn tool_failed(error: ToolError) -> HypervisorError {
     }
 }
 
-pub(super) fn io_error(doing: &str, path: &Path, source: io::Error) -> HypervisorError {
-    HypervisorError::Io { doing: format!("{doing} {}", path.display()), source }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::ids::VmId;
-    use crate::hypervisor::qemu::record::Record;
-
-    #[test]
-    fn a_full_disk_is_told_before_it_is_full() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let home = Home::open(directory.path()).expect("a home");
-        check_room(&home, Bytes(1), Bytes(0)).expect("there is room for a byte");
-        let told = check_room(&home, Bytes(1), Bytes(u64::MAX / 2)).expect_err("no room").to_string();
-        assert!(told.contains("no room for another vm") && told.contains("disk_free"), "{told}");
-    }
-
-    #[test]
-    fn what_other_vms_may_still_write_is_not_free() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let home = Home::open(directory.path()).expect("a home");
-        let id = VmId::random();
-        home.of(id).create().expect("made");
-        home.of(id).write_record(&Record::new(id, "x".into(), Bytes(u64::MAX / 2))).expect("written");
-        assert!(matches!(check_room(&home, Bytes(1), Bytes(0)), Err(HypervisorError::NoRoom(_))));
-    }
 
     #[tokio::test]
     async fn a_runners_disk_is_made_once_per_content() {

@@ -10,25 +10,24 @@ mod command;
 mod control;
 mod disk;
 mod network;
-mod record;
 
 pub use command::Accelerator;
 pub use network::NetworkError;
 
+use super::log::{bound_log, tail};
 use super::process::ToolError;
-use super::{Hypervisor, HypervisorError, Presence, VmSpec};
+use super::record::{self, Home, Process, Record, VmDirectory};
+use super::{Hypervisor, HypervisorError, Presence, VmSpec, io_error, room};
 use crate::domain::ids::VmId;
 use crate::domain::units::Bytes;
 use crate::errors::chain;
 use crate::guest::{AgentGuest, Framing, Guest, GuestOptions};
-use crate::images::{Architecture, Digest, INITRD, Image, ImageError, KERNEL, Kind};
+use crate::images::{Architecture, DISK, Digest, INITRD, Image, ImageError, KERNEL, Kind};
 use command::{Machine, Uplink};
-use disk::io_error;
 use network::Isolation;
-use record::{Home, Process, Record, VmDirectory};
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -47,11 +46,11 @@ const SAFE_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 /// How long a process may take to be up.
 const PROCESS_UP: Duration = Duration::from_secs(30);
 
-/// Most that is kept of what a VM's process says, in bytes. Guests can make QEMU complain.
-const LOG_LIMIT: u64 = 256 << 10;
+/// What the VM's process says, in its directory.
+const LOG_FILE: &str = "qemu.log";
 
-/// Most that is told of it in an error, in bytes.
-const LOG_TAIL: u64 = 2 << 10;
+/// The socket of the control protocol, in the VM's directory.
+const CONTROL_SOCKET: &str = "qmp.sock";
 
 /// How guests may use the network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -203,11 +202,11 @@ impl Qemu {
             slot: spec.slot,
             kernel: image.path.join(KERNEL),
             initrd: image.path.join(INITRD),
-            disk: vm.disk(),
+            disk: vm.path().join(DISK),
             runner_disk,
             command_line: image.manifest.command_line.clone(),
             uplink,
-            control: vm.control_socket(),
+            control: vm.path().join(CONTROL_SOCKET),
             agent: vm.agent_socket(),
         };
         words.push(binary.display().to_string());
@@ -220,12 +219,12 @@ impl Qemu {
 impl Hypervisor for Qemu {
     async fn clone_vm(&self, spec: &VmSpec) -> Result<(), HypervisorError> {
         let vm = self.home.of(spec.id);
-        if vm.disk().is_file() {
+        if vm.path().join(DISK).is_file() {
             return Ok(());
         }
         let image = usable(&spec.image)?;
         let size = disk::clone_size(&image, spec.disk_free);
-        disk::check_room(&self.home, size, self.options.reserve)?;
+        room::check(&self.home, DISK, size, self.options.reserve)?;
         let record = Record::new(spec.id, image.digest.to_string(), size);
         vm.create()
             .and_then(|()| vm.write_record(&record))
@@ -236,14 +235,14 @@ impl Hypervisor for Qemu {
     async fn boot(&self, spec: &VmSpec) -> Result<(), HypervisorError> {
         let vm = self.home.of(spec.id);
         let image = usable(&spec.image)?;
-        if !vm.disk().is_file() {
+        if !vm.path().join(DISK).is_file() {
             return Err(HypervisorError::Process(format!("the vm has no clone in {}", vm.path().display())));
         }
         let words = self.words(spec, &image, &vm).await?;
         let at = |source| io_error("start the vm in", vm.path(), source);
         let Some(lock) = vm.take_lock().map_err(at)? else { return Ok(()) };
         let mut child = start(&vm, &words, lock).map_err(at)?;
-        let socket = vm.control_socket();
+        let socket = vm.path().join(CONTROL_SOCKET);
         let up = timeout_at(Instant::now() + PROCESS_UP, async {
             tokio::select! {
                 status = child.wait() => Err(format!("it ended at once ({})", shown(status))),
@@ -256,7 +255,7 @@ impl Hypervisor for Qemu {
                 Ok(())
             }
             Err(reason) => {
-                let log = tail(&vm.log());
+                let log = tail(&vm.path().join(LOG_FILE));
                 vm.kill().await.map_err(at)?;
                 Err(HypervisorError::Process(format!("{reason}: {log}")))
             }
@@ -267,7 +266,7 @@ impl Hypervisor for Qemu {
         let vm = self.home.of(vm);
         match vm.is_alive() {
             Ok(true) => {
-                bound_log(&vm.log());
+                bound_log(&vm.path().join(LOG_FILE));
                 Presence::Running
             }
             Ok(false) if vm.exists() => Presence::Dormant,
@@ -286,6 +285,11 @@ impl Hypervisor for Qemu {
             tracing::error!(vm.id = %vm, %error, "cannot watch the vm's process; trying again");
             tokio::time::sleep(AGAIN).await;
         }
+    }
+
+    async fn last_words(&self, vm: VmId) -> Option<String> {
+        let vm = self.home.of(vm);
+        vm.exists().then(|| tail(&vm.path().join(LOG_FILE)))
     }
 
     async fn destroy(&self, vm: VmId) -> Result<(), HypervisorError> {
@@ -326,7 +330,7 @@ fn usable(path: &Path) -> Result<Image, HypervisorError> {
 
 /// Starts the VM's process in a session of its own, with the lock as its standard input.
 fn start(vm: &VmDirectory, words: &[String], lock: File) -> io::Result<Child> {
-    for socket in [vm.control_socket(), vm.agent_socket()] {
+    for socket in [vm.path().join(CONTROL_SOCKET), vm.agent_socket()] {
         match fs::remove_file(&socket) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -336,7 +340,7 @@ fn start(vm: &VmDirectory, words: &[String], lock: File) -> io::Result<Child> {
     let boot_id = record::boot_id()?;
     record.process = Some(Process { boot_id: boot_id.clone(), pid: None, start_time: None });
     vm.write_record(&record)?;
-    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(vm.log())?;
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(vm.path().join(LOG_FILE))?;
     // A process of the daemon's group would get its signals; setsid(1) becomes the program itself.
     let mut command = Command::new("setsid");
     command.env_clear().env("PATH", SAFE_PATH).env("LC_ALL", "C.UTF-8").current_dir(vm.path());
@@ -358,44 +362,9 @@ fn shown(status: io::Result<std::process::ExitStatus>) -> String {
     status.map_or_else(|error| error.to_string(), |status| status.to_string())
 }
 
-/// The end of what a VM's process said.
-fn tail(log: &Path) -> String {
-    let read = || -> io::Result<Vec<u8>> {
-        let mut file = File::open(log)?;
-        let start = file.metadata()?.len().saturating_sub(LOG_TAIL);
-        file.seek(SeekFrom::Start(start))?;
-        let mut text = Vec::new();
-        file.take(LOG_TAIL).read_to_end(&mut text)?;
-        Ok(text)
-    };
-    read().map_or_else(|error| error.to_string(), |text| String::from_utf8_lossy(&text).trim().replace('\n', "; "))
-}
-
-/// Empties a log that has become too long. Its writer appends, so it goes on at the beginning.
-fn bound_log(log: &Path) {
-    if fs::metadata(log).is_ok_and(|data| data.len() > LOG_LIMIT)
-        && let Err(error) = OpenOptions::new().write(true).open(log).and_then(|file| file.set_len(0))
-    {
-        tracing::warn!(path = %log.display(), %error, "a vm's log grows");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_log_does_not_grow_for_ever_and_its_end_is_told() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let log = directory.path().join("qemu.log");
-        fs::write(&log, "one\ntwo\n").expect("written");
-        bound_log(&log);
-        assert_eq!(tail(&log), "one; two");
-        fs::write(&log, "x".repeat(LOG_LIMIT as usize + 1)).expect("written");
-        assert_eq!(tail(&log).len() as u64, LOG_TAIL);
-        bound_log(&log);
-        assert_eq!(fs::metadata(&log).expect("there").len(), 0);
-    }
 
     #[tokio::test]
     async fn what_is_missing_is_told_before_a_vm_is_tried() {

@@ -3,6 +3,7 @@
 
 use crate::common::{Client, client};
 use flyci::domain::ids::VmId;
+use flyci::domain::profile::Display;
 use flyci::domain::units::Bytes;
 use flyci::hypervisor::qemu::{Accelerator, Options, Qemu};
 use flyci::hypervisor::{Hypervisor, Presence, VmSpec};
@@ -93,6 +94,7 @@ impl Host {
             cpus: 1,
             memory: Bytes(256 << 20),
             disk_free: Bytes(64 << 20),
+            display: Display::default(),
         }
     }
 

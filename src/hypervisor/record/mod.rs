@@ -1,21 +1,28 @@
-//! The directory of one VM: what is in it, who lives in it, and how both end.
+//! The directory of one VM: what is in it, who lives in it, and how both end. Shared by the backends whose VMs are
+//! processes.
 //!
 //! `vm.lock` is the standard input of the VM's process and locked through that open file: the lock
 //! is held exactly as long as a process of the VM lives, whoever started it and whatever became of
-//! its parents. The same file tells which processes are the VM's, so that a process id that was
-//! given to another program is never killed.
+//! its parents. How the system tells which processes are the VM's, so that a process id that was
+//! given to another program is never killed, is in [`system`].
+
+#[cfg(target_os = "linux")]
+#[path = "linux.rs"]
+mod system;
+#[cfg(not(target_os = "linux"))]
+#[path = "macos.rs"]
+mod system;
+
+pub(super) use system::{boot_id, start_time};
 
 use crate::domain::ids::VmId;
 use crate::domain::units::Bytes;
-use nix::fcntl::{FcntlArg, fcntl};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::io::unix::AsyncFd;
+use system::Handle;
 use tokio::time::{Instant, sleep};
 
 /// The record's version that this flyci writes.
@@ -27,8 +34,11 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How long a killed process may take to be gone: the kernel frees its memory first.
 const DEATH: Duration = Duration::from_secs(20);
 
-/// The disk's name.
-const DISK: &str = "disk.qcow2";
+/// The lock's name.
+pub(super) const LOCK_FILE: &str = "vm.lock";
+
+/// The name of the socket of a VM's agent.
+pub(super) const AGENT_SOCKET: &str = "agent.sock";
 
 /// How a directory begins that is being removed.
 const TRASH: &str = ".trash-";
@@ -42,6 +52,12 @@ pub(super) struct Record {
     pub(super) image: String,
     /// The disk's virtual size.
     pub(super) disk_size: Bytes,
+    /// Bytes of the disk that it shared with its image when it was made, and that no write of its own takes.
+    #[serde(default)]
+    pub(super) shared: Bytes,
+    /// Bytes by which the disk may grow, where that is less than its size.
+    #[serde(default)]
+    pub(super) promised: Option<Bytes>,
     /// Its process, once one was to be started.
     pub(super) process: Option<Process>,
 }
@@ -59,7 +75,7 @@ pub(super) struct Process {
 
 impl Record {
     pub(super) fn new(vm: VmId, image: String, disk_size: Bytes) -> Self {
-        Self { version: VERSION, vm, image, disk_size, process: None }
+        Self { version: VERSION, vm, image, disk_size, shared: Bytes(0), promised: None, process: None }
     }
 }
 
@@ -92,7 +108,7 @@ impl Home {
         for entry in fs::read_dir(&self.path)? {
             found.extend(entry?.file_name().to_str().and_then(|name| name.parse::<VmId>().ok()));
         }
-        for (_, lock) in standard_inputs() {
+        for lock in system::locks_below(&self.path) {
             let inside = lock.strip_prefix(&self.path).ok().and_then(|rest| rest.iter().next());
             found.extend(inside.and_then(|name| name.to_str()?.parse::<VmId>().ok()));
         }
@@ -124,29 +140,12 @@ impl VmDirectory {
         &self.path
     }
 
-    pub(super) fn disk(&self) -> PathBuf {
-        self.path.join(DISK)
-    }
-
-    /// Where a disk is made before it is whole.
-    pub(super) fn unfinished_disk(&self) -> PathBuf {
-        self.path.join(format!("{DISK}.unfinished"))
-    }
-
-    pub(super) fn control_socket(&self) -> PathBuf {
-        self.path.join("qmp.sock")
-    }
-
     pub(super) fn agent_socket(&self) -> PathBuf {
-        self.path.join("agent.sock")
+        self.path.join(AGENT_SOCKET)
     }
 
-    pub(super) fn log(&self) -> PathBuf {
-        self.path.join("qemu.log")
-    }
-
-    fn lock_file(&self) -> PathBuf {
-        self.path.join("vm.lock")
+    pub(super) fn lock_file(&self) -> PathBuf {
+        self.path.join(LOCK_FILE)
     }
 
     pub(super) fn exists(&self) -> bool {
@@ -181,11 +180,7 @@ impl VmDirectory {
             .truncate(false)
             .mode(0o600)
             .open(self.lock_file())?;
-        match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())) {
-            Ok(_) => Ok(Some(file)),
-            Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        Ok(system::lock(&file)?.then_some(file))
     }
 
     /// Whether a process of this VM lives. Looks at the lock without taking it.
@@ -193,25 +188,17 @@ impl VmDirectory {
         let file = match OpenOptions::new().read(true).write(true).open(self.lock_file()) {
             Ok(file) => file,
             // Without a file there may still be a process, if somebody removed its directory.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(!self.processes().is_empty()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(!self.handles().is_empty()),
             Err(error) => return Err(error),
         };
-        let mut held = whole_file();
-        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut held))?;
-        Ok(i32::from(held.l_type) != libc::F_UNLCK)
-    }
-
-    /// The processes that live under this VM's lock.
-    fn processes(&self) -> Vec<Pid> {
-        let lock = self.lock_file();
-        standard_inputs().filter(|(_, input)| *input == lock).map(|(pid, _)| pid).collect()
+        system::is_locked(&file)
     }
 
     /// Resolves when no process of this VM lives.
     pub(super) async fn ended(&self) -> io::Result<()> {
         while self.is_alive()? {
             match self.handles().into_iter().next() {
-                Some(process) => exit(process).await?,
+                Some(process) => process.exit().await?,
                 None => sleep(LOOK).await,
             }
         }
@@ -223,11 +210,11 @@ impl VmDirectory {
         let deadline = Instant::now() + DEATH;
         // The first process keeps its files from being looked at when it guards itself (pasta does).
         if let Some(first) = self.first_process() {
-            kill(&first)?;
+            first.kill()?;
         }
         while self.is_alive()? {
             for process in self.handles() {
-                kill(&process)?;
+                process.kill()?;
             }
             if Instant::now() > deadline {
                 let text = format!("a process of the vm in {} lives although it was killed", self.path.display());
@@ -238,24 +225,16 @@ impl VmDirectory {
         Ok(())
     }
 
-    /// Handles of the VM's processes. A handle is taken first and proved then: it stays with its
-    /// process, an id does not.
-    fn handles(&self) -> Vec<OwnedFd> {
-        let lock = self.lock_file();
-        let prove = |pid: Pid| {
-            let handle = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
-            (standard_input(pid)? == lock).then_some(handle)
-        };
-        self.processes().into_iter().filter_map(prove).collect()
+    /// Handles of the VM's processes.
+    fn handles(&self) -> Vec<Handle> {
+        system::processes_under(&self.lock_file())
     }
 
     /// The process that was started for this VM, if it is still that one.
-    fn first_process(&self) -> Option<OwnedFd> {
+    fn first_process(&self) -> Option<Handle> {
         let recorded = self.read_record().ok()?.process?;
-        let pid = recorded.pid?;
-        let handle = pidfd_open(Pid::from_raw(pid.try_into().ok()?)?, PidfdFlags::NONBLOCK).ok()?;
-        let same = recorded.boot_id == boot_id().ok()? && recorded.start_time? == start_time(pid)?;
-        same.then_some(handle)
+        let same_boot = recorded.boot_id == boot_id().ok()?;
+        same_boot.then(|| Handle::of(recorded.pid?, recorded.start_time?)).flatten()
     }
 
     /// Removes the directory, in one step for whoever looks.
@@ -271,24 +250,6 @@ impl VmDirectory {
     }
 }
 
-/// Resolves when a process has ended.
-async fn exit(process: OwnedFd) -> io::Result<()> {
-    #[expect(
-        deprecated,
-        reason = "its successor is unsafe, for owners that may lie; this one is the standard library's"
-    )]
-    let process = AsyncFd::new(process)?;
-    process.readable().await.map(drop)
-}
-
-/// Kills a process. One that is gone already is no fault.
-fn kill(process: &OwnedFd) -> io::Result<()> {
-    match pidfd_send_signal(process, Signal::KILL) {
-        Err(error) if error != rustix::io::Errno::SRCH => Err(error.into()),
-        _ => Ok(()),
-    }
-}
-
 fn remove_tree(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -296,38 +257,9 @@ fn remove_tree(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A lock on all of a file, which belongs to the open file and so to all who inherit it.
-fn whole_file() -> libc::flock {
-    libc::flock { l_type: libc::F_WRLCK as i16, l_whence: libc::SEEK_SET as i16, l_start: 0, l_len: 0, l_pid: 0 }
-}
-
-/// Every process whose standard input is a file that can be seen, with that file's path.
-fn standard_inputs() -> impl Iterator<Item = (Pid, PathBuf)> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| {
-        let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
-        Some((pid, standard_input(pid)?))
-    })
-}
-
-/// The file that is a process's standard input, also when its directory was removed.
-fn standard_input(pid: Pid) -> Option<PathBuf> {
-    /// What the kernel appends to the path of a file that has no name any more.
-    const DELETED: &str = " (deleted)";
-    let path = fs::read_link(format!("/proc/{}/fd/0", pid.as_raw_nonzero())).ok()?;
-    Some(path.to_str()?.strip_suffix(DELETED).map_or_else(|| path.clone(), PathBuf::from))
-}
-
-/// This boot of the machine.
-pub(super) fn boot_id() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
-}
-
-/// When a process was started, in clock ticks since the machine's boot: proc(5), field 22.
-pub(super) fn start_time(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the program's name in parentheses, which may hold anything.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+/// Takes a VM's lock through a file that is open already; whether it is ours now.
+pub(super) fn lock_through(file: &File) -> io::Result<bool> {
+    system::lock(file)
 }
 
 /// Bytes that a file takes on its disk.

@@ -1,0 +1,538 @@
+//! The daemon's side: makes clones, starts `flyci vm` for each, and speaks to it.
+
+use super::client::{Client, ControlError};
+use super::end::{Cause, Death};
+use super::fault::{Fault, FaultReason};
+use super::identity;
+use super::image::{DISK, NVRAM, usable};
+use super::options::{Options, Spawn};
+use super::protocol::{Condition, Request};
+use super::recipe::{FORMAT, RECIPE_FILE, Recipe};
+use super::server::CONTROL_SOCKET;
+use super::slots::LostSlots;
+use super::spawn::{Fork, LOG_FILE, Launchd, SpawnError, Spawner};
+use crate::domain::ids::{HostId, VmId};
+use crate::domain::units::Bytes;
+use crate::errors::chain;
+use crate::guest::{AgentGuest, Framing, Guest, GuestOptions};
+use crate::hypervisor::clone::{self, CloneError, How};
+use crate::hypervisor::log::{bound_log, tail};
+use crate::hypervisor::record::{self, Home, Process, Record, VmDirectory, allocated};
+use crate::hypervisor::{Hypervisor, HypervisorError, Presence, VmSpec, io_error, room};
+use crate::images::{Digest, Image};
+use base64::Engine;
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::process::Child;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+/// How long a process may take until it can be spoken to.
+const PROCESS_UP: Duration = Duration::from_secs(30);
+
+/// How long a question about the machine's state may take.
+const STATE: Duration = Duration::from_secs(5);
+
+/// Pause between looks for what a process that came up no further left.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Most bytes of a Unix socket's address on macOS, less its end; Linux has four more.
+const SOCKET_BYTES: usize = 103;
+
+/// The backend.
+pub struct Vz {
+    options: Options,
+    home: Home,
+    spawner: Box<dyn Spawner>,
+    lost: Mutex<LostSlots>,
+    host: OnceLock<HostId>,
+    /// Connections are kept, so all who ask share them.
+    guests: Mutex<HashMap<VmId, Arc<AgentGuest>>>,
+}
+
+/// Why a try to boot came to nothing.
+enum Failure {
+    /// The machine complained.
+    Fault(Fault),
+    /// Something else.
+    Other(HypervisorError),
+}
+
+impl From<HypervisorError> for Failure {
+    fn from(error: HypervisorError) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl Vz {
+    /// Opens the VMs' directory, proves that clones can be made there, and removes what an earlier daemon left half
+    /// removed.
+    ///
+    /// # Errors
+    /// The data directory cannot be used: its path is too long, or its volume has no clones.
+    pub fn open(options: Options) -> Result<Self, HypervisorError> {
+        let at = |source| io_error("open the vms' directory in", &options.data_dir, source);
+        let home = Home::open(&options.data_dir).map_err(at)?;
+        home.sweep_trash().map_err(at)?;
+        addressable(&home)?;
+        if options.how == How::Share {
+            let images = options.data_dir.join("images");
+            fs::create_dir_all(&images).map_err(|source| io_error("make the directory", &images, source))?;
+            clone::prove(&images, home.path()).map_err(|error| HypervisorError::Unfit(chain(&error).to_string()))?;
+        }
+        let program = options.program.clone();
+        let spawner: Box<dyn Spawner> = match options.spawn {
+            Spawn::Fork => Box::new(Fork { program }),
+            Spawn::Launchd { uid, restore_session } => Box::new(Launchd { program, uid, restore_session }),
+        };
+        let boot_id = record::boot_id().map_err(|source| io_error("tell this boot of", Path::new("/"), source))?;
+        let lost = Mutex::new(LostSlots::read(&options.data_dir, &boot_id));
+        Ok(Self { options, home, spawner, lost, host: OnceLock::new(), guests: Mutex::default() })
+    }
+
+    /// Digests of the images that VMs here are clones of: these must not be removed.
+    ///
+    /// # Errors
+    /// The VMs cannot be listed.
+    pub fn images_in_use(&self) -> Result<HashSet<Digest>, HypervisorError> {
+        let records = self.list_now()?.into_iter().filter_map(|vm| self.home.of(vm).read_record().ok());
+        Ok(records.filter_map(|record| record.image.parse().ok()).collect())
+    }
+
+    fn list_now(&self) -> Result<Vec<VmId>, HypervisorError> {
+        self.home.list().map_err(|source| io_error("list the vms in", self.home.path(), source))
+    }
+
+    fn guests(&self) -> MutexGuard<'_, HashMap<VmId, Arc<AgentGuest>>> {
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lost(&self) -> MutexGuard<'_, LostSlots> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the machine is made of.
+    fn recipe(&self, spec: &VmSpec, vm: &VmDirectory) -> Result<Recipe, HypervisorError> {
+        let (image, bundle) = usable(&spec.image)?;
+        let host = self.host.get().copied().unwrap_or(HostId(uuid::Uuid::nil()));
+        let identifier = bundle.hardware_model.is_some().then(|| identity::machine_identifier(rand::random()));
+        Ok(Recipe {
+            format: FORMAT,
+            os: image.manifest.os,
+            cpus: spec.cpus.max(bundle.cpu_count_min),
+            memory: spec.memory.max(bundle.memory_min()),
+            disk: vm.path().join(DISK),
+            nvram: vm.path().join(NVRAM),
+            hardware_model: bundle.hardware_model,
+            machine_identifier: identifier.map(|bytes| base64::engine::general_purpose::STANDARD.encode(bytes)),
+            mac_address: identity::mac_address(host, spec.slot),
+            display: (spec.display.width, spec.display.height),
+            suspendable: false,
+            agent_port: flyci_agent::VSOCK_PORT,
+        })
+    }
+
+    /// Makes disk and storage, the disk last: with it the clone is whole.
+    async fn make(&self, image: &Image, vm: &VmDirectory) -> Result<(), HypervisorError> {
+        for name in [NVRAM, DISK] {
+            let (from, to, how) = (image.path.join(name), vm.path().join(name), self.options.how);
+            let made = tokio::task::spawn_blocking(move || clone::file(&from, &to, how)).await;
+            let made = made.map_err(|panicked| HypervisorError::Process(panicked.to_string()))?;
+            made.map_err(|error| cannot_clone(error, image))?;
+            if name == NVRAM {
+                self.lay_script(vm)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A stand-in finds out from its directory what it is to do.
+    fn lay_script(&self, vm: &VmDirectory) -> Result<(), HypervisorError> {
+        #[cfg(feature = "demo")]
+        if let Some(stand_ins) = &self.options.stand_ins {
+            stand_ins.lay(vm.path()).map_err(|source| io_error("write the stand-in's script in", vm.path(), source))?;
+        }
+        #[cfg(not(feature = "demo"))]
+        let _ = vm;
+        Ok(())
+    }
+
+    /// One try: a process that can be spoken to, and a machine that runs.
+    async fn try_boot(&self, spec: &VmSpec, vm: &VmDirectory) -> Result<(), Failure> {
+        let at = |source| io_error("start the vm in", vm.path(), source);
+        let mut child = match vm.take_lock().map_err(at)? {
+            Some(lock) => self.spawn(spec, vm, lock).await?,
+            // A daemon before this one has started it, and may have come no further.
+            None => None,
+        };
+        let socket = vm.path().join(CONTROL_SOCKET);
+        let up = timeout_at(Instant::now() + PROCESS_UP, async {
+            tokio::select! {
+                client = Client::wait(&socket) => client.map_err(of_control),
+                death = self.death_of(vm, child.as_mut()) => Err(of_death(&death)),
+            }
+        });
+        let late = |_| Failure::Other(HypervisorError::Process(format!("it was not up within {} s", PROCESS_UP.as_secs())));
+        let outcome = match up.await.map_err(late).flatten() {
+            Ok(client) => self.start(vm, client).await,
+            Err(failure) => Err(failure),
+        };
+        match outcome {
+            Ok(()) => {
+                if let Some(child) = child {
+                    tokio::spawn(collect(spec.id, vm.clone(), child));
+                }
+                Ok(())
+            }
+            Err(failure) => {
+                vm.kill().await.map_err(at)?;
+                self.spawner.forget(vm).await.map_err(of_spawn)?;
+                Err(failure.with_log(vm))
+            }
+        }
+    }
+
+    /// Asks the process for its machine's start, unless that was done before.
+    async fn start(&self, vm: &VmDirectory, mut client: Client) -> Result<(), Failure> {
+        if let Some(pid) = client.process() {
+            note_process(vm, pid).map_err(|source| io_error("write the record in", vm.path(), source))?;
+        }
+        let asked = match client.ask(&Request::State, STATE).await.map_err(of_control)? {
+            Condition::Running | Condition::Paused => Condition::Running,
+            _ => client.ask(&Request::Start, self.options.start_deadline).await.map_err(of_control)?,
+        };
+        tracing::debug!(path = %vm.path().display(), program = client.program(), state = ?asked, "the machine runs");
+        Ok(())
+    }
+
+    async fn spawn(&self, spec: &VmSpec, vm: &VmDirectory, lock: File) -> Result<Option<Child>, Failure> {
+        let recipe = self.recipe(spec, vm)?;
+        let write = || -> io::Result<()> {
+            Death::forget(vm.path())?;
+            fs::write(vm.path().join(RECIPE_FILE), serde_json::to_vec_pretty(&recipe)?)?;
+            let mut record = vm.read_record()?;
+            record.process = Some(Process { boot_id: record::boot_id()?, pid: None, start_time: None });
+            vm.write_record(&record)
+        };
+        write().map_err(|source| io_error("write the recipe in", vm.path(), source))?;
+        self.spawner.spawn(vm, lock).await.map_err(|error| Failure::Other(of_spawn(error)))
+    }
+
+    /// Resolves with why a process that was to come up ended. One that launchd started is known by what it leaves.
+    async fn death_of(&self, vm: &VmDirectory, child: Option<&mut Child>) -> Death {
+        if let Some(child) = child {
+            let status = child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
+            let left = Death::read(vm.path()).ok().flatten();
+            return left.unwrap_or_else(|| Death::new(Cause::Killed, format!("it ended at once ({status})")));
+        }
+        loop {
+            if let Ok(Some(death)) = Death::read(vm.path()) {
+                return death;
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Boots, again where the platform has not let go of a slot yet.
+    async fn boot_until_settled(&self, spec: &VmSpec, vm: &VmDirectory) -> Result<(), HypervisorError> {
+        let mut pauses = self.options.slot_pauses.iter();
+        loop {
+            let fault = match self.try_boot(spec, vm).await {
+                Ok(()) => return Ok(()),
+                Err(Failure::Other(error)) => return Err(error),
+                Err(Failure::Fault(fault)) => fault,
+            };
+            if fault.reason != FaultReason::LimitExceeded {
+                return Err(of_fault(fault, spec));
+            }
+            let strays = self.end_strays().await?;
+            match pauses.next() {
+                Some(pause) => {
+                    tracing::warn!(vm.id = %spec.id, strays, again_in = ?pause, "the platform has no slot for the vm");
+                    sleep(*pause).await;
+                }
+                None => return Err(self.out_of_slots(spec.id, &fault)),
+            }
+        }
+    }
+
+    /// Ends processes whose directories were removed under them: they hold slots that nobody counts.
+    async fn end_strays(&self) -> Result<usize, HypervisorError> {
+        let mut ended = 0;
+        for id in self.list_now()? {
+            let vm = self.home.of(id);
+            if vm.read_record().is_err() && vm.is_alive().unwrap_or(false) {
+                vm.kill().await.map_err(|source| io_error("kill the stray in", vm.path(), source))?;
+                ended += 1;
+            }
+        }
+        Ok(ended)
+    }
+
+    /// The platform refuses a VM, and nothing of ours explains it.
+    fn out_of_slots(&self, vm: VmId, fault: &Fault) -> HypervisorError {
+        let living = self.living(vm);
+        if living >= self.options.slots {
+            return HypervisorError::NoRoom(format!("{living} VMs run here: {fault}"));
+        }
+        let mut lost = self.lost();
+        lost.refused(living, self.options.slots, now());
+        self.keep(&lost);
+        HypervisorError::SlotLost(format!(
+            "it starts no VM beside the {living} that live, and {} are configured: {fault}",
+            self.options.slots
+        ))
+    }
+
+    /// How many VMs live, without this one.
+    fn living(&self, vm: VmId) -> u32 {
+        let others = self.home.list().unwrap_or_default().into_iter().filter(|other| *other != vm);
+        let living = others.filter(|other| self.home.of(*other).is_alive().unwrap_or(true)).count();
+        u32::try_from(living).unwrap_or(u32::MAX)
+    }
+
+    fn keep(&self, lost: &LostSlots) {
+        if let Err(error) = lost.write(&self.options.data_dir) {
+            tracing::warn!(%error, "the lost slots cannot be written down: a restart of flyci forgets them");
+        }
+    }
+
+    /// Turns the machine off, as long as that is quick. What hangs is killed by the caller.
+    async fn stop(&self, vm: &VmDirectory) {
+        let asked = async {
+            let mut client = Client::connect(&vm.path().join(CONTROL_SOCKET)).await?;
+            client.ask(&Request::Stop, self.options.stop_deadline).await?;
+            Ok::<_, ControlError>(())
+        };
+        let stopped = async {
+            asked.await?;
+            Ok::<_, ControlError>(vm.ended().await?)
+        };
+        match timeout(self.options.stop_deadline, stopped).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::debug!(path = %vm.path().display(), error = %chain(&error), "the vm's process is killed");
+            }
+            Err(_) => tracing::warn!(path = %vm.path().display(), "the vm's process does not stop in time: it is killed"),
+        }
+    }
+}
+
+impl Failure {
+    /// Adds what the process said, where there is no fault that says more.
+    fn with_log(self, vm: &VmDirectory) -> Self {
+        match self {
+            Self::Other(HypervisorError::Process(text)) => {
+                Self::Other(HypervisorError::Process(format!("{text}: {}", tail(&vm.path().join(LOG_FILE)))))
+            }
+            other => other,
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Hypervisor for Vz {
+    fn belongs_to(&self, host: HostId) {
+        // Told twice, it is the same host.
+        let _ = self.host.set(host);
+    }
+
+    async fn clone_vm(&self, spec: &VmSpec) -> Result<(), HypervisorError> {
+        let vm = self.home.of(spec.id);
+        if vm.path().join(DISK).is_file() {
+            return Ok(());
+        }
+        let (image, _) = usable(&spec.image)?;
+        room::check(&self.home, DISK, spec.disk_free, self.options.reserve)?;
+        let disk = image.path.join(DISK);
+        let size = fs::metadata(&disk).map_err(|source| io_error("find the image's disk", &disk, source))?.len();
+        let mut record = Record::new(spec.id, image.digest.to_string(), Bytes(size));
+        (record.shared, record.promised) = (Bytes(allocated(&disk)), Some(spec.disk_free));
+        vm.create()
+            .and_then(|()| vm.write_record(&record))
+            .map_err(|source| io_error("make the vm's directory", vm.path(), source))?;
+        self.make(&image, &vm).await
+    }
+
+    async fn boot(&self, spec: &VmSpec) -> Result<(), HypervisorError> {
+        let vm = self.home.of(spec.id);
+        if !vm.path().join(DISK).is_file() {
+            return Err(HypervisorError::Process(format!("the vm has no clone in {}", vm.path().display())));
+        }
+        self.boot_until_settled(spec, &vm).await?;
+        let living = self.living(spec.id) + 1;
+        let mut lost = self.lost();
+        if lost.started(living, self.options.slots) {
+            tracing::info!("a slot of this machine that was lost is back");
+            self.keep(&lost);
+        }
+        Ok(())
+    }
+
+    async fn presence(&self, vm: VmId) -> Presence {
+        let vm = self.home.of(vm);
+        match vm.is_alive() {
+            Ok(true) => {
+                bound_log(&vm.path().join(LOG_FILE));
+                Presence::Running
+            }
+            Ok(false) if vm.exists() => Presence::Dormant,
+            Ok(false) => Presence::Absent,
+            Err(error) => {
+                tracing::error!(path = %vm.path().display(), %error, "cannot look whether a vm lives: it counts as running");
+                Presence::Running
+            }
+        }
+    }
+
+    async fn ended(&self, vm: VmId) {
+        const AGAIN: Duration = Duration::from_secs(1);
+        let directory = self.home.of(vm);
+        while let Err(error) = directory.ended().await {
+            tracing::error!(vm.id = %vm, %error, "cannot watch the vm's process; trying again");
+            sleep(AGAIN).await;
+        }
+    }
+
+    async fn last_words(&self, vm: VmId) -> Option<String> {
+        let vm = self.home.of(vm);
+        if !vm.exists() {
+            return None;
+        }
+        Some(match Death::read(vm.path()) {
+            Ok(Some(death)) => death.text,
+            Ok(None) => format!("it was killed, or crashed; its log ends so: {}", tail(&vm.path().join(LOG_FILE))),
+            Err(error) => format!("what it left cannot be read: {error}"),
+        })
+    }
+
+    async fn destroy(&self, vm: VmId) -> Result<(), HypervisorError> {
+        self.guests().remove(&vm);
+        let vm = self.home.of(vm);
+        if vm.is_alive().unwrap_or(false) {
+            self.stop(&vm).await;
+        }
+        vm.kill().await.map_err(|source| io_error("kill the vm in", vm.path(), source))?;
+        self.spawner.forget(&vm).await.map_err(of_spawn)?;
+        let path = vm.path().to_owned();
+        let removed = tokio::task::spawn_blocking(move || vm.remove()).await;
+        let removed = removed.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
+        removed.map_err(|source| io_error("remove", &path, source))
+    }
+
+    async fn list(&self) -> Result<Vec<VmId>, HypervisorError> {
+        self.list_now()
+    }
+
+    fn lost_slots(&self) -> u32 {
+        self.lost().count(now())
+    }
+
+    fn guest(&self, vm: VmId) -> Arc<dyn Guest> {
+        let directory = self.home.of(vm);
+        let new = || AgentGuest::new(directory.agent_socket(), Framing::Plain, self.guest_options(directory.path()));
+        Arc::<AgentGuest>::clone(self.guests().entry(vm).or_insert_with(|| Arc::new(new())))
+    }
+}
+
+impl Vz {
+    fn guest_options(&self, vm: &Path) -> GuestOptions {
+        #[cfg(feature = "demo")]
+        if let Some(stand_ins) = &self.options.stand_ins {
+            return stand_ins.guest(vm);
+        }
+        #[cfg(not(feature = "demo"))]
+        let _ = vm;
+        GuestOptions::default()
+    }
+}
+
+/// Refuses a directory in which the sockets of VMs would have addresses that are too long.
+fn addressable(home: &Home) -> Result<(), HypervisorError> {
+    let longest = home.of(VmId(uuid::Uuid::max())).path().join(CONTROL_SOCKET);
+    let length = longest.as_os_str().len();
+    if length <= SOCKET_BYTES {
+        return Ok(());
+    }
+    Err(HypervisorError::Unfit(format!(
+        "the data_dir's path is too long: a vm's socket would be at {} ({length} bytes), and an address has at most \
+         {SOCKET_BYTES}; choose a shorter data_dir",
+        longest.display()
+    )))
+}
+
+/// Writes down which process is the vm's.
+fn note_process(vm: &VmDirectory, pid: u32) -> io::Result<()> {
+    let mut record = vm.read_record()?;
+    let (boot_id, start_time) = (record::boot_id()?, record::start_time(pid));
+    record.process = Some(Process { boot_id, pid: Some(pid), start_time });
+    vm.write_record(&record)
+}
+
+/// Takes the end of a process that this daemon started, and leaves word of a kill, which the process could not.
+async fn collect(id: VmId, vm: VmDirectory, mut child: Child) {
+    let status = child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
+    tracing::debug!(vm.id = %id, status, "the vm's process ended");
+    if vm.exists()
+        && let Err(error) = Death::new(Cause::Killed, format!("it left no word, and ended so: {status}")).leave(vm.path())
+        // A vm that is being destroyed has no use for it.
+        && vm.exists()
+    {
+        tracing::warn!(vm.id = %id, %error, "how the vm's process ended cannot be written down");
+    }
+}
+
+fn cannot_clone(error: CloneError, image: &Image) -> HypervisorError {
+    match error {
+        CloneError::Full(path) => HypervisorError::NoRoom(format!("the volume of {} is full", path.display())),
+        CloneError::OtherVolume { .. } | CloneError::Unsupported(_) => HypervisorError::Unfit(error.to_string()),
+        CloneError::Io { .. } => {
+            HypervisorError::Image { path: image.path.clone(), reason: chain(&error).to_string() }
+        }
+    }
+}
+
+fn of_control(error: ControlError) -> Failure {
+    match error {
+        ControlError::Refused(fault) => Failure::Fault(fault),
+        other => Failure::Other(HypervisorError::Process(chain(&other).to_string())),
+    }
+}
+
+fn of_spawn(error: SpawnError) -> HypervisorError {
+    match error {
+        SpawnError::NoSession(text) => HypervisorError::NoSession(text),
+        other => HypervisorError::Process(chain(&other).to_string()),
+    }
+}
+
+fn of_death(death: &Death) -> Failure {
+    match death.fault() {
+        Some(fault) => Failure::Fault(fault),
+        None => Failure::Other(HypervisorError::Process(death.text.clone())),
+    }
+}
+
+/// Whose fault a fault is.
+fn of_fault(fault: Fault, spec: &VmSpec) -> HypervisorError {
+    let text = fault.to_string();
+    match fault.reason {
+        FaultReason::LimitExceeded | FaultReason::OutOfSpace => HypervisorError::NoRoom(text),
+        FaultReason::SessionLost => HypervisorError::NoSession(text),
+        FaultReason::DiskBroken => HypervisorError::Image { path: spec.image.clone(), reason: text },
+        FaultReason::Unfit => HypervisorError::Unfit(text),
+        FaultReason::StorageLocked
+        | FaultReason::Network
+        | FaultReason::StateMismatch
+        | FaultReason::WrongState
+        | FaultReason::Internal => HypervisorError::Process(text),
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
