@@ -13,9 +13,9 @@ use crate::hypervisor::Hypervisor;
 use crate::hypervisor::fake::{FakeHypervisor, FakeOptions, TimedRunner};
 #[cfg(target_os = "linux")]
 use crate::hypervisor::qemu;
-#[cfg(target_os = "linux")]
-use crate::images::ImageStore;
-use crate::images::Images;
+#[cfg(target_os = "macos")]
+use crate::hypervisor::{HypervisorError, vz};
+use crate::images::{ImageStore, Images};
 use crate::lifecycle::{Drivers, Limits, Machine};
 use crate::secrets::sealing::HostKey;
 use crate::store::hosts::{self, Introduction};
@@ -135,6 +135,9 @@ fn hypervisor(config: &Config) -> Result<(Arc<dyn Hypervisor>, Images), AppError
         HypervisorKind::Qemu => qemu(config),
         #[cfg(not(target_os = "linux"))]
         HypervisorKind::Qemu => Err(AppError::NoHypervisor(HypervisorKind::Qemu.as_str())),
+        #[cfg(target_os = "macos")]
+        HypervisorKind::Vz => vz(config),
+        #[cfg(not(target_os = "macos"))]
         HypervisorKind::Vz => Err(AppError::NoHypervisor(HypervisorKind::Vz.as_str())),
     }
 }
@@ -147,6 +150,22 @@ fn fake(section: &config::Fake) -> Arc<dyn Hypervisor> {
         events_file: section.events_file.clone(),
     };
     FakeHypervisor::new(options, Arc::new(TimedRunner { job: section.job.map(|span| span.0) }))
+}
+
+#[cfg(target_os = "macos")]
+fn vz(config: &Config) -> Result<(Arc<dyn Hypervisor>, Images), AppError> {
+    let section = &config.host.vz;
+    let spawn = match section.spawn {
+        config::Spawn::Fork => vz::Spawn::Fork,
+        config::Spawn::Launchd => {
+            vz::Spawn::Launchd { uid: nix::unistd::getuid().as_raw(), restore_session: section.restore_session }
+        }
+    };
+    let program = std::env::current_exe()
+        .map_err(|source| HypervisorError::Io { doing: "finding the program of this process".to_owned(), source })?;
+    let options = vz::Options { slots: config.host.slots, ..vz::Options::new(&config.data_dir, program, spawn) };
+    let images = ImageStore::open(&config.data_dir)?;
+    Ok((Arc::new(vz::Vz::open(options)?), Images::Store(images)))
 }
 
 #[cfg(target_os = "linux")]

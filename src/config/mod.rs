@@ -10,6 +10,7 @@ mod sections;
 mod setting;
 mod source;
 mod table;
+mod vz;
 
 pub use check::Machine;
 pub use sections::{
@@ -19,6 +20,7 @@ pub use sections::{
 pub use setting::{ContactUri, HttpUrl, Listener, SecretUrl};
 pub use source::{FILE_VARIABLE, Origin, USUAL_PLACES};
 pub use table::Fault;
+pub use vz::{Spawn, Vz};
 
 use crate::domain::profile::Profile;
 use serde::Serialize;

@@ -2,6 +2,7 @@
 
 use super::setting::{ContactUri, HttpUrl, Listener, SecretUrl, choices};
 use super::table::Table;
+use super::vz::Vz;
 use crate::domain::reason::words;
 use crate::domain::units::{Bytes, Span};
 use chrono::NaiveDate;
@@ -329,6 +330,8 @@ pub struct Host {
     /// GitHub's ids of the only installations that it serves; empty: all approved.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dedicated_to: Vec<u64>,
+    /// `[host.vz]`.
+    pub vz: Vz,
     /// `[host.qemu]`.
     pub qemu: Qemu,
     /// `[host.fake]`.
@@ -348,6 +351,7 @@ impl Host {
             cpu_overcommit: table.or("cpu_overcommit", 1.0),
             hardware: table.maybe("hardware"),
             dedicated_to: table.or("dedicated_to", Vec::new()),
+            vz: Vz::read(table.table("vz")),
             qemu,
             fake,
         };

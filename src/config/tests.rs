@@ -87,6 +87,7 @@ fn the_example_documents_every_key() {
         "tenants",
         "database",
         "host",
+        "host.vz",
         "host.qemu",
         "host.fake",
         "runner",

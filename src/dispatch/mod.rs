@@ -45,9 +45,10 @@ fn slots_lost(lost: u32, configured: u32, host: &str) -> Trouble {
         evidence: "the platform starts no vm there, although none of flyci's runs: it counts one that is gone, or \
                    another program's"
             .to_owned(),
-        fix: "end VMs of other programs; if there are none, drain the host and reboot it. Until then flyci goes on with \
+        fix:
+            "end VMs of other programs; if there are none, drain the host and reboot it. Until then flyci goes on with \
               the slots that are left, and tries a lost one now and then"
-            .to_owned(),
+                .to_owned(),
     }
 }
 
@@ -175,7 +176,10 @@ impl Dispatcher {
         let wanted = demand::wanted(&mut *tx, &offer.profile.label, limit, offer.profile.warm).await?;
         let wanted = usize::try_from(wanted).unwrap_or(0).min(offer.at_most);
         let mut planned = Vec::new();
-        while planned.len() < wanted && slots.len() < self.usable_slots() as usize && self.capacity.admit(taken, offer.need).is_ok() {
+        while planned.len() < wanted
+            && slots.len() < self.usable_slots() as usize
+            && self.capacity.admit(taken, offer.need).is_ok()
+        {
             let Some(slot) = self.free_slot(slots) else { break };
             let id = VmId::random();
             let vm = NewVm {

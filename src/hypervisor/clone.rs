@@ -29,7 +29,9 @@ pub enum How {
 #[derive(Debug, thiserror::Error)]
 pub enum CloneError {
     /// Image and VM are on different volumes.
-    #[error("{image} and {vm} are on different volumes, and a clone needs one: put both below one data_dir, without mounts in between")]
+    #[error(
+        "{image} and {vm} are on different volumes, and a clone needs one: put both below one data_dir, without mounts in between"
+    )]
     OtherVolume { image: PathBuf, vm: PathBuf },
     /// The file system has no clones.
     #[error("the file system of {0} cannot clone files: use APFS on a Mac, btrfs or xfs (with reflink) on Linux")]

@@ -32,6 +32,7 @@ const TASK_PLACES: &[Exception] = &[
     ("src/app/", "builds the roles and owns every task"),
     ("src/web/servers.rs", "hands the task to its caller"),
     ("src/hypervisor/qemu/", "the end of a VM's process is collected, whoever waits for it"),
+    ("src/hypervisor/vz/", "likewise; and a VM's own process has tasks and threads of its own"),
     ("src/hypervisor/fake/", "a pretended VM lives as long as a real process would"),
     ("src/cli/", "a command is a process of its own"),
     ("agent/", "a program of its own"),

@@ -5,9 +5,9 @@
 //! QEMU, and the outcome is kept in the data directory.
 
 use super::command::Accelerator;
-use crate::hypervisor::record::boot_id;
 use crate::hypervisor::HypervisorError;
 use crate::hypervisor::process::{Tool, find};
+use crate::hypervisor::record::boot_id;
 use crate::images::{Architecture, INITRD, Image, KERNEL};
 use std::fs;
 use std::io;

@@ -48,7 +48,8 @@ pub(super) async fn clone(image: &Image, vm: &VmDirectory, size: Bytes) -> Resul
         }
         other => tool_failed(other),
     })?;
-    fs::rename(&unfinished, vm.path().join(DISK)).map_err(|source| io_error("finish the clone", &vm.path().join(DISK), source))
+    fs::rename(&unfinished, vm.path().join(DISK))
+        .map_err(|source| io_error("finish the clone", &vm.path().join(DISK), source))
 }
 
 /// The disk with the runner's directory, made anew when the directory has changed. Older ones

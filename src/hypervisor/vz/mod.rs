@@ -8,6 +8,7 @@
 
 mod backend;
 pub mod bounds;
+mod boot;
 pub mod client;
 pub mod end;
 pub mod fault;

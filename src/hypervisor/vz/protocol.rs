@@ -146,10 +146,7 @@ const DETAIL_CHARS: usize = 2000;
 impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Self {
         let word = serde_json::to_value(fault.reason).ok().and_then(|word| word.as_str().map(str::to_owned));
-        Self {
-            reason: word.expect("a reason is a word"),
-            detail: fault.detail.chars().take(DETAIL_CHARS).collect(),
-        }
+        Self { reason: word.expect("a reason is a word"), detail: fault.detail.chars().take(DETAIL_CHARS).collect() }
     }
 }
 
@@ -158,9 +155,7 @@ impl From<Refusal> for Fault {
         let known = serde_json::from_value(serde_json::Value::String(refusal.reason.clone()));
         match known {
             Ok(reason) => Self { reason, detail: refusal.detail },
-            Err(_) => {
-                Self { reason: FaultReason::Internal, detail: format!("{}: {}", refusal.reason, refusal.detail) }
-            }
+            Err(_) => Self { reason: FaultReason::Internal, detail: format!("{}: {}", refusal.reason, refusal.detail) },
         }
     }
 }

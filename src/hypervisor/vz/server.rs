@@ -166,7 +166,11 @@ async fn converse(shared: &Arc<Shared>, stream: &mut UnixStream) -> io::Result<(
     let choice = timeout(GREET, protocol::read::<Choice>(stream)).await.map_err(|_| io::ErrorKind::TimedOut)??;
     let Some(choice) = choice else { return Ok(()) };
     if !(Versions::OURS.oldest..=Versions::OURS.newest).contains(&choice.protocol) {
-        tracing::warn!(protocol = choice.protocol, program = choice.program, "a daemon chose a version that is not spoken");
+        tracing::warn!(
+            protocol = choice.protocol,
+            program = choice.program,
+            "a daemon chose a version that is not spoken"
+        );
         return Ok(());
     }
     let mut ended = shared.end.subscribe();

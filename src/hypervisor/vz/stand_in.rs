@@ -95,9 +95,8 @@ impl StandIn {
     }
 
     fn script(&self) -> Result<Script, Fault> {
-        let read = || -> io::Result<Script> {
-            Ok(serde_json::from_slice(&fs::read(self.directory.join(SCRIPT_FILE))?)?)
-        };
+        let read =
+            || -> io::Result<Script> { Ok(serde_json::from_slice(&fs::read(self.directory.join(SCRIPT_FILE))?)?) };
         read().map_err(|error| fault(FaultReason::Unfit, format!("{SCRIPT_FILE}: {error}")))
     }
 
@@ -118,8 +117,7 @@ impl StandIn {
         let child = child.map_err(|error| fault(FaultReason::Unfit, format!("{:?}: {error}", script.boots)))?;
         *self.program.lock().await = Some(child);
         self.now(VmState::Running);
-        let (program, state, event) =
-            (Arc::clone(&self.program), self.state.clone(), self.directory.join(EVENT_FILE));
+        let (program, state, event) = (Arc::clone(&self.program), self.state.clone(), self.directory.join(EVENT_FILE));
         tokio::spawn(async move { watch_over(&program, &state, &event).await });
         Ok(())
     }
