@@ -212,6 +212,9 @@ pub enum JobsCommand {
 pub struct VmsArgs {
     #[command(subcommand)]
     pub command: Option<VmsCommand>,
+    /// Those that are gone too, newest first, with why they ended
+    #[arg(long)]
+    pub all: bool,
     /// Print the API's JSON
     #[arg(long)]
     pub json: bool,

@@ -27,10 +27,13 @@ pub enum CliError {
     Config(String),
     /// No daemon listens on the admin socket.
     #[error(
-        "the daemon is not running: nothing listens on {}\n  start it:  flyci serve      (or see how its service does: its log says why it ended)",
+        "the daemon is not running: nothing listens on {}\n  start it:  flyci serve      (or see how its service does: its log says why it ended)\n  if it runs from another configuration file, name that: --config FILE, or $FLYCI_CONFIG",
         .socket.display()
     )]
-    NotRunning { socket: PathBuf },
+    NotRunning {
+        /// Where it would listen.
+        socket: PathBuf,
+    },
     /// The admin socket is another user's.
     #[error("the admin socket {} is for the user {owner} (and root) only\n  try:  sudo -u {owner} flyci …", .socket.display())]
     NotPermitted { socket: PathBuf, owner: String },

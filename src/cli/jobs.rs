@@ -187,7 +187,7 @@ fn refused(id: &str, refusal: &Refused, look: &Look) -> String {
     if let Some(label) = &refusal.label {
         detail.push_str(&format!(", label {label}"));
     }
-    if let Some(profile) = &refusal.nearest_profile {
+    if let Some(profile) = refusal.nearest_profile.as_ref().filter(|profile| refusal.label.as_ref() != Some(*profile)) {
         detail.push_str(&format!(" (the nearest profile is {profile})"));
     }
     format!("{} · {}\n  {}\n", look.paint(Tone::Strong, &title), refusal.reason, harmless(&detail))

@@ -17,7 +17,7 @@ const PAGE: u32 = 500;
 
 /// Runs `flyci vms …`.
 pub async fn run(admin: &Admin, args: &VmsArgs, look: &Look) -> Result<u8, CliError> {
-    let page = living(admin).await?;
+    let page = list(admin, args.all && args.command.is_none()).await?;
     if let Some(VmsCommand::Kill { vm, reason }) = &args.command {
         let vm = choose(&page.items, vm)?;
         let path = format!("/vms/{}/kill", segment(&vm.id));
@@ -26,15 +26,15 @@ pub async fn run(admin: &Admin, args: &VmsArgs, look: &Look) -> Result<u8, CliEr
     } else if args.json {
         print_value(&page)?;
     } else if page.items.is_empty() {
-        out::print("No vm exists now.\n")?;
+        out::print("No vm exists now. flyci vms --all lists those that are gone.\n")?;
     } else {
         out::print(&format!("{}{}", render(&page.items, Utc::now(), look), more(&page)))?;
     }
     Ok(DONE)
 }
 
-async fn living(admin: &Admin) -> Result<Page<Vm>, CliError> {
-    admin.list("/vms", LISTED, |after, wanted| VmsQuery { all: false, limit: Some(wanted.min(PAGE)), after }).await
+async fn list(admin: &Admin, all: bool) -> Result<Page<Vm>, CliError> {
+    admin.list("/vms", LISTED, |after, wanted| VmsQuery { all, limit: Some(wanted.min(PAGE)), after }).await
 }
 
 /// The one vm whose id begins so.

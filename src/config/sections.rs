@@ -226,7 +226,7 @@ pub struct Github {
 
 impl Github {
     pub(super) fn read(mut table: Table<'_>, default_api: HttpUrl) -> Self {
-        let why = "a gateway cannot speak to GitHub without it (`flyci setup` creates an App and writes it)";
+        let why = "a gateway cannot speak to GitHub without it (docs/operations.md says how an App is made)";
         let intake = table.or("intake", Intake::Webhook);
         let api_url = table.or("api_url", default_api);
         // What is missing is told; a stand-in lets the rest be checked.

@@ -149,7 +149,7 @@ fn working_directory() -> PathBuf {
 
 fn unreadable(path: &Path, error: &io::Error) -> Fault {
     let problem = match error.kind() {
-        io::ErrorKind::NotFound => "does not exist: name another by --config, or run `flyci setup`".to_owned(),
+        io::ErrorKind::NotFound => "does not exist: name another by --config".to_owned(),
         io::ErrorKind::PermissionDenied => "may not be read: run flyci as the user that it belongs to".to_owned(),
         io::ErrorKind::InvalidData => "is no text in UTF-8".to_owned(),
         _ => format!("cannot be read: {error}"),

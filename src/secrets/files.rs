@@ -16,6 +16,16 @@ const PRIVATE_MODE: u32 = 0o600;
 /// What group and others must not have.
 const OTHERS: u32 = 0o077;
 
+/// What to do about a file of somebody else. Root is rarely who the daemon is: giving it the file would break the
+/// daemon.
+fn whose(ours: u32, path: &Path) -> String {
+    if ours == 0 {
+        "run this as the user that the daemon runs as".to_owned()
+    } else {
+        format!("run `chown {ours} {}`", path.display())
+    }
+}
+
 /// Why a file cannot hold a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum PrivateFileError {
@@ -40,7 +50,7 @@ pub enum PrivateFileError {
         mode: u32,
     },
     /// It belongs to somebody else, who may change it at any time.
-    #[error("{path} belongs to user {owner}, and flyci runs as user {ours}: run `chown {ours} {path}`")]
+    #[error("{path} belongs to user {owner}, and this runs as user {ours}: {}", whose(*ours, path))]
     Foreign {
         /// The file.
         path: PathBuf,

@@ -100,7 +100,8 @@ pub struct Drain<'a> {
 /// Stops new work on hosts. Answers how many there are of that name.
 pub async fn drain(db: impl PgExecutor<'_>, drain: &Drain<'_>) -> Result<u64> {
     Ok(sqlx::query!(
-        "UPDATE hosts SET draining = true, drain_reason = $2, drained_by = $3,
+        "UPDATE hosts SET draining = true, drain_reason = CASE WHEN draining THEN COALESCE($2, drain_reason) ELSE $2 END,
+                drained_by = CASE WHEN draining THEN drained_by ELSE $3 END,
                 drained_at = CASE WHEN draining THEN drained_at ELSE clock_timestamp() END
          WHERE $1::text IS NULL OR name = $1",
         drain.host,

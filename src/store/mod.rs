@@ -66,6 +66,11 @@ pub enum StoreError {
         "the database has schema {found}, readable from version {min_reader} on; this flyci knows {ours}: install the flyci that migrated it, or a later one"
     )]
     TooNew { found: i32, min_reader: i32, ours: i32 },
+    /// The database was migrated by a later version.
+    #[error(
+        "the database is of a newer version: its migration {0} is not one of this flyci's; install the flyci that migrated it, or a later one (nothing was changed)"
+    )]
+    Newer(i64),
     /// The transition is not one that the state machine knows.
     #[error(transparent)]
     Denied(#[from] crate::domain::vm::Denied),
@@ -82,7 +87,7 @@ impl StoreError {
             Self::Database(
                 sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Tls(_),
             ) => true,
-            Self::Database(_) | Self::Migrate(_) | Self::TooNew { .. } | Self::Denied(_) => false,
+            Self::Database(_) | Self::Migrate(_) | Self::TooNew { .. } | Self::Newer(_) | Self::Denied(_) => false,
         }
     }
 }
@@ -143,8 +148,10 @@ async fn migrate_with(pool: &PgPool) -> Result<()> {
             return Ok(());
         }
     }
-    MIGRATOR.run(pool).await?;
-    Ok(())
+    MIGRATOR.run(pool).await.map_err(|error| match error {
+        sqlx::migrate::MigrateError::VersionMissing(version) => StoreError::Newer(version),
+        other => other.into(),
+    })
 }
 
 /// A pool that acts as `role`, with the bounds that keep one slow statement from holding up all.

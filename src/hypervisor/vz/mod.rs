@@ -7,8 +7,8 @@
 //! alone; [`bounds`], [`fault`] and [`identity`] decide without it. Where there is no framework, tests have a stand-in.
 
 mod backend;
-pub mod bounds;
 mod boot;
+pub mod bounds;
 pub mod client;
 pub mod end;
 pub mod fault;

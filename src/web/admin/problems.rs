@@ -13,6 +13,16 @@ const EACH: i64 = 5;
 /// A vm that is being destroyed for longer is stuck, in seconds.
 const STUCK_AFTER_S: f64 = 120.0;
 
+/// `1 job`, `3 jobs`.
+fn count(number: i64, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
+/// `1 job is`, `3 jobs are`.
+fn are(number: i64, noun: &str) -> String {
+    format!("{} {}", count(number, noun), if number == 1 { "is" } else { "are" })
+}
+
 fn trouble(what: impl Display, evidence: impl Display, fix: impl Display) -> Trouble {
     Trouble { what: what.to_string(), evidence: evidence.to_string(), fix: fix.to_string() }
 }
@@ -22,6 +32,7 @@ pub async fn read(state: &AdminState, hosts: &[Host]) -> Result<Vec<Trouble>, Fa
     let mut all = Vec::new();
     all.extend(readiness(state.readiness.word()));
     all.extend(state.troubles.all());
+    all.extend(paused(hosts));
     all.extend(silent(hosts));
     all.extend(runner_age::troubles(hosts, chrono::Utc::now()));
     all.extend(quarantined(hosts));
@@ -44,6 +55,20 @@ fn readiness(word: &str) -> Option<Trouble> {
         )),
         _ => None,
     }
+}
+
+/// No host takes work: a drain is the operator's own doing, and easily forgotten.
+fn paused(hosts: &[Host]) -> Option<Trouble> {
+    let first = hosts.first()?;
+    if !hosts.iter().all(|host| host.state.starts_with("drain")) {
+        return None;
+    }
+    let since = first.drained_at.map_or_else(String::new, |at| format!(" since {}", at.format("%F %H:%M UTC")));
+    let why = first.drain_reason.as_deref().map_or_else(String::new, |why| format!(": {why}"));
+    let by = first.drained_by.as_deref().map_or_else(String::new, |by| format!(" by {by}"));
+    let what =
+        if hosts.len() == 1 { format!("host {} takes no work", first.name) } else { "no host takes work".to_owned() };
+    Some(trouble(what, format!("drained{since}{by}{why}"), "flyci resume --all, when the machines may work again"))
 }
 
 fn silent(hosts: &[Host]) -> impl Iterator<Item = Trouble> {
@@ -126,8 +151,8 @@ async fn deferred(state: &AdminState) -> Result<Vec<Trouble>, Failure> {
     let rows = views::deferred(&state.pool).await?;
     let told = |row: views::DeferredRow| {
         trouble(
-            format!("{} jobs of `{}` are tried slowly", row.jobs, row.profile),
-            format!("up to {} tries without success", row.attempts),
+            format!("{} of `{}` tried slowly", are(row.jobs, "job"), row.profile),
+            format!("up to {} tries without success; [limits] attempts says from when on", row.attempts),
             "flyci vms --all shows why their vms ended; flyci jobs why ID tells of one",
         )
     };
@@ -141,7 +166,11 @@ async fn unknown_labels(state: &AdminState) -> Result<Vec<Trouble>, Failure> {
             Some(profile) => format!("did they mean `{profile}`? Tell them, or add a profile"),
             None => "add a profile with this label, or tell who wrote it".to_owned(),
         };
-        trouble(format!("no profile serves `{}`", row.label), format!("{} jobs asked for it in 24 h", row.jobs), fix)
+        trouble(
+            format!("no profile serves `{}`", row.label),
+            format!("{} asked for it in 24 h", count(row.jobs, "job")),
+            fix,
+        )
     };
     Ok(rows.into_iter().map(told).collect())
 }
@@ -150,7 +179,10 @@ async fn deliveries(state: &AdminState) -> Result<Option<Trouble>, Failure> {
     let unread = views::unread_deliveries(&state.pool).await?;
     Ok((unread > 0).then(|| {
         trouble(
-            format!("{unread} deliveries were not understood"),
+            format!(
+                "{} not understood",
+                if unread == 1 { "1 delivery was".to_owned() } else { format!("{unread} deliveries were") }
+            ),
             "of the last 24 h; they were signed by GitHub",
             "flyci deliveries --failed shows why; a later flyci may know them",
         )
@@ -163,8 +195,11 @@ async fn pending(state: &AdminState) -> Result<Option<Trouble>, Failure> {
     let pending = tenants::all(&state.pool).await?.iter().filter(|tenant| waits(tenant)).count();
     Ok((pending > 0).then(|| {
         trouble(
-            format!("{pending} accounts wait for your approval"),
-            "their jobs are refused until then",
+            format!(
+                "{} your approval",
+                if pending == 1 { "1 account waits for".to_owned() } else { format!("{pending} accounts wait for") }
+            ),
+            "jobs are refused until then",
             "flyci tenants, then flyci tenants approve ACCOUNT",
         )
     }))
