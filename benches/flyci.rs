@@ -4,6 +4,7 @@
 //! figures of two machines, or of two runs, say little; ratios within one run say something.
 
 mod support {
+    pub mod clone;
     #[cfg(target_os = "linux")]
     pub mod cold;
     #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "real VMs are measured on Linux alone"))]
@@ -32,10 +33,22 @@ fn main() {
 
 async fn run() {
     println!("{}\n", support::stats::machine());
-    webhooks().await;
-    reactions().await;
+    // `cargo bench` adds arguments of its own.
+    let only = std::env::args().skip(1).find(|word| !word.starts_with("--"));
+    let wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
+    if wanted("webhooks") {
+        webhooks().await;
+    }
+    if wanted("reactions") {
+        reactions().await;
+    }
+    if wanted("clone") {
+        support::clone::run();
+    }
     #[cfg(target_os = "linux")]
-    support::cold::run().await;
+    if wanted("cold") {
+        support::cold::run().await;
+    }
 }
 
 /// Deliveries acknowledged per second beside plain inserts, and the daemon's memory.

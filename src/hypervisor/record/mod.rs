@@ -69,7 +69,7 @@ pub(super) struct Process {
     pub(super) boot_id: String,
     /// Its id in that boot; none when the daemon died before it could write it.
     pub(super) pid: Option<u32>,
-    /// When it was started, in clock ticks of that boot.
+    /// When it was started: in clock ticks of that boot (Linux), in seconds since 1970 (macOS).
     pub(super) start_time: Option<u64>,
 }
 

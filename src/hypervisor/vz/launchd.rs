@@ -76,7 +76,7 @@ pub(super) fn is_graphical(said: &str) -> bool {
 /// Whether what launchctl complains of is that there is no such job, or no such session to have one.
 pub(super) fn is_not_there(complaint: &str) -> bool {
     // 3: ESRCH; 113 and 125 are launchd's own: could not find service, domain does not support specified action.
-    ["Boot-out failed: 3:", "Boot-out failed: 113:", "Boot-out failed: 125:", "Could not find service"]
+    ["Boot-out failed: 3:", "Boot-out failed: 113:", "Boot-out failed: 125:", "Could not find domain"]
         .iter()
         .any(|known| complaint.contains(known))
 }
@@ -176,6 +176,7 @@ mod tests {
     fn a_job_that_is_not_there_is_no_failure_and_others_are() {
         assert!(is_not_there("Boot-out failed: 3: No such process"));
         assert!(is_not_there("Boot-out failed: 113: Could not find specified service"));
+        assert!(is_not_there("Could not find domain for port-object 0"), "the session is gone, and the job with it");
         assert!(!is_not_there("Boot-out failed: 5: Input/output error"));
         assert!(!is_not_there("Boot-out failed: 1: Operation not permitted"));
     }

@@ -43,9 +43,14 @@ impl Host {
         Self::with(|_| {})
     }
 
+    /// In `/tmp`, for a socket's address must be short.
     pub fn with(change: impl FnOnce(&mut Options)) -> Self {
-        // A socket's address must be short.
-        let directory = tempfile::Builder::new().prefix("flyci-vz-").tempdir_in("/tmp").expect("a directory");
+        Self::on(Path::new("/tmp"), change)
+    }
+
+    /// On a volume.
+    pub fn on(volume: &Path, change: impl FnOnce(&mut Options)) -> Self {
+        let directory = tempfile::Builder::new().prefix("vz-").tempdir_in(volume).expect("a directory");
         let image = image(&directory.path().join("image"));
         runner(&directory.path().join("runner"));
         let stand_ins = Arc::new(StandIns::new(&built("flyci-agent"), &directory.path().join("runner")));
