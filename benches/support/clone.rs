@@ -3,6 +3,7 @@
 use super::stats::{Samples, Table};
 use flyci::hypervisor::clone::{self, How};
 use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -40,9 +41,9 @@ fn measure(table: &mut Table, volume: &Path, gib: u64, written: bool) {
     table.row(&[
         format!("{}, {gib} GiB", volume.file_name().unwrap_or_default().to_string_lossy()),
         megabytes.to_string(),
-        format!("{:.1}", shared.percentile(50.0)),
-        format!("{:.1}", shared.percentile(100.0)),
-        copied.map_or_else(String::new, |copied| format!("{:.1}", copied.percentile(50.0))),
+        format!("{:.2}", shared.percentile(50.0)),
+        format!("{:.2}", shared.percentile(100.0)),
+        copied.map_or_else(String::new, |copied| format!("{:.2}", copied.percentile(50.0))),
     ]);
     fs::remove_file(image).expect("it is removed");
 }
@@ -62,6 +63,19 @@ fn disk(volume: &Path, size: u64, written: bool) -> PathBuf {
     path
 }
 
+/// Reads and writes all of it. The library's own copy shares where it can.
+fn copy(image: &Path, vm: &Path) {
+    let (mut from, mut to) = (File::open(image).expect("opened"), File::create(vm).expect("made"));
+    let mut piece = vec![0; 1 << 20];
+    loop {
+        let count = from.read(&mut piece).expect("read");
+        if count == 0 {
+            return to.sync_all().expect("stored");
+        }
+        to.write_all(&piece[..count]).expect("written");
+    }
+}
+
 fn times(image: &Path, how: How) -> Samples {
     let vm = image.with_file_name("disk");
     let round = |_| {
@@ -69,9 +83,7 @@ fn times(image: &Path, how: How) -> Samples {
         if how == How::Share {
             clone::file(image, &vm, how).expect("cloned");
         } else {
-            // The library's own copy would share where it can.
-            let (mut from, mut to) = (File::open(image).expect("opened"), File::create(&vm).expect("made"));
-            std::io::copy(&mut std::io::Read::by_ref(&mut from), &mut std::io::BufWriter::new(&mut to)).expect("copied");
+            copy(image, &vm);
         }
         let took = begun.elapsed().as_secs_f64() * 1000.0;
         fs::remove_file(&vm).expect("it is removed");

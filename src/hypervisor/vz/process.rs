@@ -181,8 +181,7 @@ fn on_main_thread(work: impl FnOnce() -> bool + Send + 'static) -> bool {
         let well = work();
         std::process::exit(i32::from(!well));
     });
-    super::framework::run_loop();
-    false
+    super::framework::run_loop()
 }
 
 /// Runs the work: only the framework needs a run loop.
