@@ -2,8 +2,9 @@
 //! the call. The only other place that opens names is the operator's API.
 
 use crate::domain::ids::{RepositoryId, TenantId};
-use crate::github::{InstallationId, RepositoryRef};
+use crate::github::{Denial, GitHubError, InstallationId, RepositoryRef};
 use crate::secrets::{Column, KeyRing, SecretsError, TenantKeys};
+use crate::store::repositories::Visibility;
 use crate::store::tenants::Tenant;
 use crate::store::{StoreError, repositories, tenants};
 use sqlx::PgPool;
@@ -17,6 +18,10 @@ pub struct Place {
     pub keys: Arc<TenantKeys>,
     /// GitHub's id of the installation.
     pub installation: InstallationId,
+    /// Everybody can see the repository.
+    pub is_public: bool,
+    /// The repository is gone, or not ours to serve: GitHub answers no question about it.
+    pub is_removed: bool,
     repository_id: u64,
     repository_name: String,
 }
@@ -58,11 +63,47 @@ pub async fn open(
     let keys = ring.unwrap(tenant.id, &tenant.wrapped_keys)?;
     Ok(Place {
         installation: installation(&keys, &tenant)?,
+        is_public: repository.visibility != Visibility::Private.as_str(),
+        is_removed: repository.removed_at.is_some(),
         repository_id: keys.open_id(Column::RepositoryGithubId, repository.id.0, &repository.github_id)?,
         repository_name: keys.open_text(Column::RepositoryName, repository.id.0, &repository.name)?,
         tenant,
         keys,
     })
+}
+
+/// Puts in doubt what GitHub's refusal speaks of: the installation, the repository or both. `false` when the
+/// refusal says nothing of either.
+///
+/// # Errors
+/// When the database is away.
+pub async fn suspect(
+    pool: &PgPool,
+    tenant: TenantId,
+    repository: RepositoryId,
+    refusal: &GitHubError,
+) -> Result<bool, StoreError> {
+    let (of_tenant, of_repository) = match refusal {
+        GitHubError::NotFound { .. } | GitHubError::Moved { .. } => (true, true),
+        GitHubError::InstallationSuspended { .. }
+        | GitHubError::Unauthorized { .. }
+        | GitHubError::Forbidden { reason: Denial::MissingPermission, .. } => (true, false),
+        GitHubError::RateLimited { .. }
+        | GitHubError::Forbidden { .. }
+        | GitHubError::NameTaken { .. }
+        | GitHubError::Invalid { .. }
+        | GitHubError::Server { .. }
+        | GitHubError::Network { .. }
+        | GitHubError::Decode { .. }
+        | GitHubError::Input { .. } => (false, false),
+    };
+    if of_tenant {
+        tenants::doubt(pool, tenant).await?;
+    }
+    if of_repository {
+        repositories::doubt(pool, repository).await?;
+    }
+    Ok(of_tenant || of_repository)
 }
 
 /// GitHub's id of a tenant's installation.

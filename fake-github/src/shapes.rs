@@ -300,6 +300,9 @@ pub fn latest_jobs<'a>(world: &'a World, run: &'a Run) -> impl Iterator<Item = &
 pub fn run_state(world: &World, run: &Run) -> (Status, Option<&'static str>) {
     let jobs: Vec<&Job> = latest_jobs(world, run).collect();
     let any = |status: Status| jobs.iter().any(|j| j.status == status);
+    if run.dead {
+        return (Status::Completed, Some("startup_failure"));
+    }
     let status = [Status::InProgress, Status::Queued, Status::Waiting].into_iter().find(|s| any(*s));
     match status {
         Some(status) => (status, None),

@@ -4,6 +4,7 @@ use super::AppError;
 use super::database::Databases;
 use super::github::AppCheck;
 use super::loops::{By, Loops, More, Never};
+use super::upkeep::Upkeep;
 use crate::config::{self, AdmissionRule, Config, RunnerScope};
 use crate::domain::ids::FleetId;
 use crate::domain::units::Span;
@@ -13,11 +14,9 @@ use crate::intake::{Intake, Policy};
 use crate::metrics::Metrics;
 use crate::mint::Minter;
 use crate::secrets::{KeyRing, files};
-use crate::store::jobs::Patience;
 use crate::store::tenants;
 use crate::troubles::Troubles;
-use crate::upkeep::doubts::Doubts;
-use crate::upkeep::prune::{self, Retention};
+use crate::upkeep::prune::Retention;
 use crate::wake::Wakes;
 use crate::web::Readiness;
 use crate::web::admin::RunnerReleases;
@@ -30,19 +29,10 @@ use uuid::Uuid;
 
 /// How often minting and removals are looked at although nobody woke them.
 const MINT_PERIOD: Duration = Duration::from_secs(2);
-/// How often doubts are looked at although nobody woke them.
-const DOUBT_PERIOD: Duration = Duration::from_secs(5);
 /// How often GitHub is asked whether it knows the App's key, and what the App may do.
 const GITHUB_PERIOD: Duration = Duration::from_secs(60);
 /// How often the list of the runner's releases is read: GitHub makes one a month.
 const RELEASES_PERIOD: Duration = Duration::from_secs(6 * 60 * 60);
-/// How often rows are pruned.
-const PRUNE_PERIOD: Duration = Duration::from_secs(600);
-/// How long after its vm's end a job's `completed` may come by itself before GitHub is asked.
-const DELIVERY_PATIENCE: Duration = Duration::from_secs(10);
-/// How long GitHub may go on calling a job running whose vm is gone: its own time-out is 10 minutes.
-const LOST_PATIENCE: Duration = Duration::from_secs(900);
-
 /// What a gateway is made of.
 pub struct Gateway {
     /// Acts as the gateway.
@@ -63,12 +53,32 @@ pub struct Gateway {
     pub by_webhook: bool,
     /// The longest that a job may be queued.
     pub queue_timeout: Duration,
-    /// The longest that a job may run.
-    pub job_timeout: Duration,
+    /// Jobs that were lost with their machine are run again.
+    pub rerun_lost_jobs: bool,
     /// How long rows are kept.
     pub retention: Retention,
     /// Wakes loops and drivers.
     pub wakes: Arc<Wakes>,
+}
+
+/// What a gateway tells, and where.
+pub struct Told<'a> {
+    /// What `/readyz` says.
+    pub readiness: &'a Arc<Readiness>,
+    /// What `status` shows.
+    pub troubles: &'a Arc<Troubles>,
+    /// The runner's releases.
+    pub releases: &'a Arc<RunnerReleases>,
+    /// What Prometheus reads.
+    pub metrics: &'a Arc<Metrics>,
+}
+
+/// A gateway that runs.
+pub struct Running {
+    /// Takes deliveries.
+    pub intake: Arc<Intake>,
+    /// Keeps the tables and GitHub in agreement.
+    pub upkeep: Arc<Upkeep>,
 }
 
 /// Puts a gateway together.
@@ -106,7 +116,7 @@ pub fn build(
         secrets: WebhookSecrets::new(current, previous),
         by_webhook: section.intake == config::Intake::Webhook,
         queue_timeout: config.limits.queue_timeout.0,
-        job_timeout: config.limits.job_timeout.0,
+        rerun_lost_jobs: config.limits.rerun_lost_jobs,
         retention: Retention { deliveries: days(config.retention.deliveries), jobs: days(config.retention.jobs) },
         wakes,
     })
@@ -132,71 +142,48 @@ impl Gateway {
         }
     }
 
-    /// Starts the gateway's loops. Answers the intake, for the web server.
+    /// Starts the gateway's loops.
     #[must_use]
-    pub fn start(
-        self,
-        loops: &Loops,
-        readiness: &Arc<Readiness>,
-        troubles: &Arc<Troubles>,
-        releases: &Arc<RunnerReleases>,
-    ) -> Arc<Intake> {
-        spawn_releases(loops, &self.github, releases);
-        let wakes = &self.wakes;
-        let minter = Arc::new(Minter {
-            pool: self.pool.clone(),
-            ring: Arc::clone(&self.ring),
-            github: self.github.clone(),
-            fleet: self.fleet,
-            gateway: Uuid::new_v4(),
-            scope: self.scope,
-            wakes: Arc::clone(wakes),
-        });
-        let remover = Arc::clone(&minter);
-        loops.spawn("mint", MINT_PERIOD, By(Arc::clone(wakes), |wakes| &wakes.mint), move || {
-            let minter = Arc::clone(&minter);
-            async move { minter.pass().await.map(|report| if report.is_full() { More::Now } else { More::No }) }
-        });
-        loops.spawn("removal", MINT_PERIOD, By(Arc::clone(wakes), |wakes| &wakes.removal), move || {
-            let remover = Arc::clone(&remover);
-            async move { remover.removal_pass().await.map(|_| More::No) }
-        });
+    pub fn start(self, loops: &Loops, told: &Told<'_>) -> Running {
+        let id = Uuid::new_v4();
+        spawn_releases(loops, &self.github, told.releases);
+        self.spawn_mint(loops, id);
         let check = Arc::new(AppCheck {
             github: self.github.clone(),
             scope: self.scope,
-            by_webhook: self.by_webhook,
-            readiness: Arc::clone(readiness),
-            troubles: Arc::clone(troubles),
+            readiness: Arc::clone(told.readiness),
+            troubles: Arc::clone(told.troubles),
         });
         loops.spawn("github", GITHUB_PERIOD, Never, move || {
             let check = Arc::clone(&check);
             async move { check.pass().await.map(|()| More::No) }
         });
-        let doubts = Arc::new(Doubts {
+        let (pool, ring, wakes) = (self.pool.clone(), Arc::clone(&self.ring), Arc::clone(&self.wakes));
+        let intake = Arc::new(Intake::new(pool, ring, self.secrets.clone(), self.policy.clone(), wakes));
+        let upkeep = Arc::new(Upkeep::build(&self, &intake, id, told.troubles, told.metrics));
+        upkeep.spawn(loops);
+        Running { intake, upkeep }
+    }
+
+    fn spawn_mint(&self, loops: &Loops, id: Uuid) {
+        let minter = Arc::new(Minter {
             pool: self.pool.clone(),
             ring: Arc::clone(&self.ring),
-            github: self.github,
-            patience: Patience {
-                queue: self.queue_timeout,
-                running: self.job_timeout,
-                delivery: DELIVERY_PATIENCE,
-                lost: LOST_PATIENCE,
-            },
-            wakes: Arc::clone(wakes),
+            github: self.github.clone(),
+            fleet: self.fleet,
+            gateway: id,
+            scope: self.scope,
+            wakes: Arc::clone(&self.wakes),
         });
-        loops.spawn("doubts", DOUBT_PERIOD, By(Arc::clone(wakes), |wakes| &wakes.doubt), move || {
-            let doubts = Arc::clone(&doubts);
-            async move { doubts.pass().await.map(|_| More::No) }
+        let remover = Arc::clone(&minter);
+        loops.spawn("mint", MINT_PERIOD, By(Arc::clone(&self.wakes), |wakes| &wakes.mint), move || {
+            let minter = Arc::clone(&minter);
+            async move { minter.pass().await.map(|report| if report.is_full() { More::Now } else { More::No }) }
         });
-        let (pool, retention) = (self.pool.clone(), self.retention);
-        loops.spawn("prune", PRUNE_PERIOD, Never, move || {
-            let pool = pool.clone();
-            async move {
-                let report = prune::pass(&pool, retention, chrono::Utc::now()).await?;
-                Ok::<_, crate::store::StoreError>(if report.is_partial() { More::Soon } else { More::No })
-            }
+        loops.spawn("removal", MINT_PERIOD, By(Arc::clone(&self.wakes), |wakes| &wakes.removal), move || {
+            let remover = Arc::clone(&remover);
+            async move { remover.removal_pass().await.map(|_| More::No) }
         });
-        Arc::new(Intake::new(self.pool, self.ring, self.secrets, self.policy, self.wakes))
     }
 }
 

@@ -20,8 +20,6 @@ pub struct AppCheck {
     pub github: GitHub,
     /// Where runners are registered.
     pub scope: Scope,
-    /// Deliveries come by webhook: without its events nothing is heard of.
-    pub by_webhook: bool,
     /// What `/readyz` says.
     pub readiness: Arc<Readiness>,
     /// What `status` shows.
@@ -39,7 +37,7 @@ impl AppCheck {
         self.troubles.set(ACCESS, answer.as_ref().err().map(no_access));
         let app = answer?;
         self.troubles.set(PERMISSIONS, lacks(&app, self.scope));
-        self.troubles.set(EVENTS, if self.by_webhook { hears_not(&app) } else { None });
+        self.troubles.set(EVENTS, hears_not(&app));
         Ok(())
     }
 }

@@ -3,7 +3,8 @@
 //! | file | builds |
 //! |---|---|
 //! | `database` | the connection to Postgres, private or given; migrations; the fleet's id |
-//! | `gateway` | intake, mint, doubts, pruning |
+//! | `gateway` | intake, mint |
+//! | `upkeep` | what keeps the gateway's tables and GitHub in agreement, pruning |
 //! | `github` | the look at the App |
 //! | `host` | hypervisor, drivers, dispatch, sweep, heartbeat |
 //! | `servers` | the listeners |
@@ -19,6 +20,9 @@ mod loops;
 mod runner;
 mod servers;
 mod signals;
+mod upkeep;
+
+pub use upkeep::Upkeep;
 
 use crate::config::{Config, ConfigFaults};
 use crate::data_dir::{DataDir, DataDirError};
@@ -159,6 +163,8 @@ impl AppError {
 pub struct Daemon {
     /// The gateway's intake, if it is one.
     pub intake: Option<Arc<Intake>>,
+    /// What keeps the gateway's tables and GitHub in agreement.
+    pub upkeep: Option<Arc<Upkeep>>,
     /// The host, if it is one.
     pub machine: Option<Arc<Machine>>,
     /// The fleet.
@@ -209,6 +215,7 @@ impl Daemon {
         match roles.start(overrides).await {
             Ok(started) => Ok(Self {
                 intake: started.intake,
+                upkeep: started.upkeep,
                 machine: started.machine,
                 fleet: started.fleet,
                 wakes: started.wakes,
@@ -228,7 +235,7 @@ impl Daemon {
         }
     }
 
-    /// Where deliveries come in.
+    /// Where deliveries come in; `None` where they are pulled.
     #[must_use]
     pub const fn public_address(&self) -> Option<SocketAddr> {
         self.servers.public
@@ -301,6 +308,7 @@ struct Roles<'a> {
 /// What runs.
 struct Started {
     intake: Option<Arc<Intake>>,
+    upkeep: Option<Arc<Upkeep>>,
     machine: Option<Arc<Machine>>,
     fleet: FleetId,
     wakes: Arc<Wakes>,
@@ -335,13 +343,20 @@ impl Roles<'_> {
             gateway.check_master_key(self.config).await?;
         }
         let ring = gateway.as_ref().map(|gateway| Arc::clone(&gateway.ring));
-        let intake = gateway.map(|gateway| gateway.start(&loops, &readiness, &troubles, &releases));
+        let told = gateway::Told {
+            readiness: &readiness,
+            troubles: &troubles,
+            releases: &releases,
+            metrics: &metrics,
+        };
+        let by_webhook = gateway.as_ref().is_some_and(|gateway| gateway.by_webhook);
+        let running = gateway.map(|gateway| gateway.start(&loops, &told));
         let machine = self.host(fleet, &wakes, &troubles, &loops, overrides).await?;
         let security_txt = self.security_txt(&loops, &troubles);
         let backing = Backing {
             config: self.config,
             databases: self.databases,
-            intake: intake.as_ref(),
+            intake: running.as_ref().map(|running| &running.intake).filter(|_| by_webhook),
             ring: ring.as_ref(),
             fleet,
             wakes: &wakes,
@@ -355,7 +370,8 @@ impl Roles<'_> {
         let servers = Servers::start(&backing, &lifetime)?;
         let (watched, pool, stop) = (Arc::clone(&readiness), self.databases.gateway.clone(), self.shutdown.clone());
         self.tasks.spawn(async move { watched.watch_database(pool, stop).await });
-        Ok(Started { intake, machine, fleet, wakes, readiness, servers })
+        let (intake, upkeep) = running.map(|running| (running.intake, running.upkeep)).unzip();
+        Ok(Started { intake, upkeep, machine, fleet, wakes, readiness, servers })
     }
 
     fn gateway(

@@ -80,9 +80,6 @@ pub(super) fn check(config: &Config, reading: &Reading<'_>) {
 /// What this version reads and does not do: refused, since a promise that is not kept is worse than none.
 fn not_there_yet(config: &Config, reading: &Reading<'_>) {
     const NOT_YET: &str = "is not done by this version yet";
-    if config.github.as_ref().is_some_and(|github| github.intake == Intake::Pull) {
-        reading.fault("github.intake", format!("{NOT_YET}: use \"webhook\""));
-    }
     if !config.host.dedicated_to.is_empty() {
         reading.fault("host.dedicated_to", format!("{NOT_YET}: this host would serve every approved account"));
     }
@@ -124,7 +121,7 @@ fn data_dir(config: &Config, reading: &Reading<'_>) {
 }
 
 fn web(config: &Config, reading: &Reading<'_>) {
-    if !config.is_gateway() {
+    if !config.is_gateway() || config.is_pulling() {
         return;
     }
     let (web, tls) = (&config.web, &config.web.tls);
@@ -157,7 +154,7 @@ fn listeners(config: &Config, reading: &Reading<'_>) {
     }
     let mut taken = HashMap::new();
     let all = [
-        ("web.listen", config.is_gateway().then_some(config.web.listen)),
+        ("web.listen", (config.is_gateway() && !config.is_pulling()).then_some(config.web.listen)),
         ("admin.listen", config.admin.listen),
         ("admin.metrics_listen", config.admin.metrics_listen.0),
     ];

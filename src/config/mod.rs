@@ -122,6 +122,12 @@ impl Config {
         self.roles.contains(&Role::Gateway)
     }
 
+    /// True when deliveries are fetched from GitHub: there is no public listener then.
+    #[must_use]
+    pub fn is_pulling(&self) -> bool {
+        self.github.as_ref().is_some_and(|github| github.intake == Intake::Pull)
+    }
+
     /// True when this daemon runs vms.
     #[must_use]
     pub fn is_host(&self) -> bool {
@@ -198,12 +204,13 @@ fn read(reading: &Reading<'_>, values: figment::value::Dict) -> Config {
     let data_dir = root.path("data_dir").unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_DIR));
     let roles = root.or("roles", Role::ALL.to_vec());
     let is_gateway = roles.contains(&Role::Gateway);
-    let web = Web::read(root.table("web"), is_gateway);
+    let web = root.table("web");
     let mut admin = Admin::read(root.table("admin"));
     admin.socket = data_dir.join(admin.socket);
     let api = HttpUrl::read(&GITHUB_API.into()).expect("it is a URL");
     let github = root.table("github");
     let github = is_gateway.then(|| Github::read(github, api));
+    let web = Web::read(web, github.as_ref().is_some_and(|github| github.intake == Intake::Webhook));
     let tenants = Tenants::read(root.table("tenants"));
     let database = Database::read(root.table("database"));
     let host = Host::read(root.table("host"), machine_name());

@@ -146,10 +146,10 @@ pub struct Tls {
 }
 
 impl Web {
-    pub(super) fn read(mut table: Table<'_>, is_gateway: bool) -> Self {
+    pub(super) fn read(mut table: Table<'_>, is_public: bool) -> Self {
         let listen = table.or("listen", SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8443)));
         let public_url = table.maybe("public_url");
-        let tls = Tls::read(table.table("tls"), is_gateway);
+        let tls = Tls::read(table.table("tls"), is_public);
         let security_txt = SecurityTxt::read(table.table("security_txt"));
         table.finish();
         Self { listen, public_url, tls, security_txt }
@@ -157,10 +157,10 @@ impl Web {
 }
 
 impl Tls {
-    fn read(mut table: Table<'_>, is_gateway: bool) -> Self {
+    fn read(mut table: Table<'_>, is_public: bool) -> Self {
         let mode = table.or("mode", TlsMode::Files);
         let why = "mode `files` needs it (`self-signed` is for a demo, `off` for loopback behind a proxy)";
-        let (cert_file, key_file) = if is_gateway && mode == TlsMode::Files {
+        let (cert_file, key_file) = if is_public && mode == TlsMode::Files {
             (table.need_path("cert_file", why), table.need_path("key_file", why))
         } else {
             (table.path("cert_file"), table.path("key_file"))
@@ -460,6 +460,8 @@ pub struct Limits {
     pub queue_timeout: Span,
     /// After so many tries a job is shown as a problem and tried slowly; never dropped.
     pub attempts: u32,
+    /// Whether GitHub is asked to run jobs again that were lost with their machine.
+    pub rerun_lost_jobs: bool,
 }
 
 impl Limits {
@@ -471,6 +473,7 @@ impl Limits {
             job_timeout: table.or("job_timeout", Span::seconds(6 * HOUR + 15 * MINUTE)),
             queue_timeout: table.or("queue_timeout", Span::seconds(48 * HOUR)),
             attempts: table.or("attempts", 5),
+            rerun_lost_jobs: table.or("rerun_lost_jobs", false),
         };
         table.finish();
         limits

@@ -9,7 +9,7 @@
 //! Deliveries come late, twice and out of order, and any of them may be the first that we see: a
 //! `completed` before its `queued` makes an ended row, so that nothing boots for a dead job.
 
-use super::reason::JobEnd;
+use super::reason::{JobEnd, VmEnd};
 use std::fmt;
 
 /// The state of a job, with what is true only then.
@@ -146,6 +146,14 @@ pub const fn next(state: JobState, said: Said, source: Source) -> Option<JobStat
     }
 }
 
+/// What becomes of a job that GitHub calls done: one that failed on a machine of ours that died under it
+/// is lost by us. GitHub cannot tell the two apart, and calls both a failure.
+#[must_use]
+pub fn settle(next: JobState, conclusion: Option<&str>, vm: Option<VmEnd>) -> JobState {
+    let failed = next == JobState::Done && conclusion == Some("failure");
+    if failed && vm.is_some_and(VmEnd::takes_job_along) { JobState::Lost(JobEnd::VmVanished) } else { next }
+}
+
 /// GitHub's conclusions.
 const CONCLUSIONS: [&str; 9] = [
     "success",
@@ -186,6 +194,17 @@ mod tests {
         assert_eq!(next(unserved, Said::Queued, Source::Api), Some(JobState::Queued));
         assert_eq!(next(unserved, Said::InProgress, Source::Webhook), Some(JobState::Running));
         assert_eq!(next(JobState::Running, Said::Queued, Source::Api), Some(JobState::Queued));
+    }
+
+    #[test]
+    fn a_failure_is_ours_only_when_the_machine_died_under_the_job() {
+        let lost = JobState::Lost(JobEnd::VmVanished);
+        assert_eq!(settle(JobState::Done, Some("failure"), Some(VmEnd::Vanished)), lost);
+        assert_eq!(settle(JobState::Done, Some("success"), Some(VmEnd::Vanished)), JobState::Done);
+        assert_eq!(settle(JobState::Done, Some("failure"), Some(VmEnd::JobDone)), JobState::Done);
+        assert_eq!(settle(JobState::Done, Some("failure"), Some(VmEnd::JobTimeout)), JobState::Done);
+        assert_eq!(settle(JobState::Done, Some("failure"), None), JobState::Done);
+        assert_eq!(settle(JobState::Cancelled, Some("failure"), Some(VmEnd::Vanished)), JobState::Cancelled);
     }
 
     proptest! {

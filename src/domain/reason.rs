@@ -131,6 +131,12 @@ impl VmEnd {
         matches!(self, Self::CloneFailed | Self::BootFailed | Self::BootTimeout | Self::DeliveryFailed)
     }
 
+    /// True when a job that was running ends with it, through no fault or wish of its owner's.
+    #[must_use]
+    pub const fn takes_job_along(self) -> bool {
+        matches!(self, Self::Vanished | Self::Abandoned | Self::Restarted)
+    }
+
     /// True when the try is counted against the job: its machine was good, and it was not served.
     #[must_use]
     pub const fn is_failed_try(self) -> bool {
@@ -151,6 +157,8 @@ words! {
         UnknownToGithub = "unknown_to_github",
         /// Its repository or installation is gone.
         RepositoryGone = "repository_gone",
+        /// Its run is over, and GitHub left it in the queue.
+        RunOver = "run_over",
     }
 }
 

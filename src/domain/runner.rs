@@ -6,6 +6,7 @@
 //! minted … busy → removing → removed        removing → busy (GitHub answered 422)
 //! ```
 
+use super::ids::FleetId;
 use super::reason::words;
 
 words! {
@@ -34,6 +35,13 @@ words! {
         /// Written by a later version: nothing of this version touches it.
         Unknown = "unknown",
     }
+}
+
+/// What every runner's name of a fleet begins with. GitHub takes 64 characters; the rest are 128 random bits.
+#[must_use]
+pub fn name_prefix(fleet: FleetId) -> String {
+    let fleet = fleet.0.simple().to_string();
+    format!("flyci-{}-", &fleet[..12])
 }
 
 impl RunnerState {

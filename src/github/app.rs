@@ -1,9 +1,11 @@
 //! The App itself: what it is, who installed it, what GitHub delivered to it.
 //! <https://docs.github.com/en/rest/apps>
 
+use super::auth::TokenKey;
 use super::error::{GitHubError, Result};
 use super::exchange::Idempotent;
 use super::lenient::{self, Name};
+use super::permission::PermissionSet;
 use super::request::Request;
 use super::{GitHub, InstallationId};
 use chrono::{DateTime, Utc};
@@ -71,6 +73,23 @@ struct WireAccount {
     kind: String,
 }
 
+/// A repository that an installation reaches.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct Repository {
+    /// GitHub's id.
+    pub id: u64,
+    /// `owner/name`, as it is now.
+    pub full_name: Name,
+    /// False when everybody can see it. What is not said is taken for public.
+    #[serde(default)]
+    pub private: bool,
+}
+
+#[derive(Deserialize)]
+struct WireRepositories {
+    repositories: Vec<Repository>,
+}
+
 /// One attempt of GitHub's to deliver an event.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 pub struct Delivery {
@@ -115,6 +134,10 @@ pub struct Deliveries {
     pub deliveries: Vec<Delivery>,
     /// Where the next, older page starts; `None`: this is the last.
     pub next: Option<String>,
+    /// For asking for the newest page again.
+    pub etag: Option<String>,
+    /// The page is still the one of the given `etag`, and nothing of it was sent.
+    pub unchanged: bool,
 }
 
 /// An attempt with what was sent.
@@ -187,19 +210,44 @@ impl GitHub {
         }))
     }
 
-    /// A page of GitHub's attempts to deliver events to this App, the newest first. GitHub keeps
-    /// three days of them.
+    /// What a repository is called now; `None`: the installation does not reach it (any more), since
+    /// it was deleted, transferred, or taken out of the installation. Asked by its id alone, so that
+    /// a rename is found out.
     ///
     /// # Errors
     /// When GitHub could not be asked.
-    pub async fn deliveries(&self, cursor: Option<&str>) -> Result<Deliveries> {
-        let mut request = Request::get("/app/hook/deliveries", &[]).query("per_page", PAGE);
+    pub async fn repository(&self, installation: InstallationId, repository: u64) -> Result<Option<Repository>> {
+        let permissions = PermissionSet::Metadata;
+        let key = TokenKey { installation: installation.0, repository: Some(repository), permissions };
+        let request = Request::get("/installation/repositories", &[]).query("per_page", PAGE);
+        // The token is good for this one repository, and cannot be had for one that is out of reach.
+        let found: WireRepositories = match self.as_installation(key, &request, Idempotent::Yes).await {
+            Ok(answer) => answer.json()?,
+            Err(GitHubError::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        Ok(found.repositories.into_iter().find(|found| found.id == repository))
+    }
+
+    /// A page of GitHub's attempts to deliver events to this App, the newest first. GitHub keeps
+    /// three days of them. With the `etag` of an earlier answer an unchanged page costs nothing of
+    /// the hourly budget.
+    ///
+    /// # Errors
+    /// When GitHub could not be asked.
+    pub async fn deliveries(&self, cursor: Option<&str>, etag: Option<&str>) -> Result<Deliveries> {
+        let mut request = Request::get("/app/hook/deliveries", &[]).query("per_page", PAGE).etag(etag);
         if let Some(cursor) = cursor {
             request = request.query("cursor", cursor);
         }
         let answer = self.as_app(&request, Idempotent::Yes).await?;
+        if answer.status == 304 {
+            let etag = etag.map(str::to_owned);
+            return Ok(Deliveries { deliveries: Vec::new(), next: None, etag, unchanged: true });
+        }
         let next = answer.header("link").and_then(next_cursor);
-        Ok(Deliveries { deliveries: answer.json()?, next })
+        let etag = answer.header("etag").map(str::to_owned);
+        Ok(Deliveries { deliveries: answer.json()?, next, etag, unchanged: false })
     }
 
     /// One attempt with its payload; `None`: GitHub has dropped it.

@@ -8,6 +8,7 @@
 
 use super::error::{GitHubError, Result};
 use super::request::{Budget, Request};
+use crate::domain::reason::words;
 use chrono::{DateTime, TimeDelta, Utc};
 use hyper::http::HeaderMap;
 use std::collections::{HashMap, VecDeque};
@@ -37,6 +38,26 @@ const MAX_KEYS: usize = 10_000;
 
 /// Whose limits: an installation's (GitHub's id), or the App's own (`None`).
 pub(super) type Principal = Option<u64>;
+
+words! {
+    /// What is held back.
+    HeldBudget {
+        /// Every call: a secondary limit.
+        All = "all",
+        /// Calls of the ordinary hourly budget.
+        Core = "core",
+        /// Registrations of runners.
+        RunnerRegistration = "runner_registration",
+    }
+}
+
+/// What holds calls back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Held {
+    pub who: Principal,
+    pub what: HeldBudget,
+    pub until: Instant,
+}
 
 /// Permission to make one call; given back when dropped.
 pub(super) struct Permit {
@@ -201,16 +222,36 @@ impl Governor {
         Some(wall_clock(until))
     }
 
-    /// Until when GitHub holds back all calls of `principal`, if it does.
-    pub(super) fn held_until(&self, principal: Principal) -> Option<DateTime<Utc>> {
+    /// All that holds calls back now.
+    pub(super) fn holds(&self) -> Vec<Held> {
         let now = Instant::now();
-        self.limits().held.get(&principal).filter(|hold| hold.until > now).map(|hold| wall_clock(hold.until))
+        let limits = self.limits();
+        let held = limits.held.iter().map(|(who, hold)| Held { who: *who, what: HeldBudget::All, until: hold.until });
+        let spent = limits.spent.iter().map(|((who, budget), until)| {
+            let what = match budget {
+                Budget::Core => HeldBudget::Core,
+                Budget::RunnerRegistration => HeldBudget::RunnerRegistration,
+            };
+            Held { who: *who, what, until: *until }
+        });
+        held.chain(spent).filter(|hold| hold.until > now).collect()
     }
 
-    /// Holds calls of `principal` back, as another process was told to.
-    pub(super) fn hold_until(&self, principal: Principal, until: DateTime<Utc>) {
-        let wait = (until - Utc::now()).to_std().unwrap_or_default();
-        self.limits().hold(principal, Some(wait), Instant::now());
+    /// Holds calls back for `wait` at least, as another process was told to.
+    pub(super) fn hold(&self, who: Principal, what: HeldBudget, wait: Duration) {
+        let (now, mut limits) = (Instant::now(), self.limits());
+        let until = now + wait.min(MAX_HOLD);
+        let budget = match what {
+            HeldBudget::All => {
+                let hold = limits.held.entry(who).or_insert(Hold { until, untold: 0 });
+                hold.until = hold.until.max(until);
+                return;
+            }
+            HeldBudget::Core => Budget::Core,
+            HeldBudget::RunnerRegistration => Budget::RunnerRegistration,
+        };
+        let spent = limits.spent.entry((who, budget)).or_insert(until);
+        *spent = (*spent).max(until);
     }
 
     fn limits(&self) -> std::sync::MutexGuard<'_, Limits> {
@@ -309,7 +350,8 @@ mod tests {
         assert!(observe(&governor, 403, &[("retry-after", "30".into())], b""));
         assert!(governor.admit(ACME, &Request::get("/x", &[])).await.is_err());
         assert!(governor.admit(OTHER, &mint()).await.is_ok());
-        assert!(governor.held_until(ACME).is_some());
+        let held = governor.holds();
+        assert_eq!(held.iter().map(|hold| (hold.who, hold.what)).collect::<Vec<_>>(), [(ACME, HeldBudget::All)]);
         tokio::time::advance(Duration::from_secs(30)).await;
         assert!(governor.admit(ACME, &mint()).await.is_ok());
     }
@@ -342,6 +384,21 @@ mod tests {
         assert!(observe(&governor, 403, &spent, b""), "one too many is a limit, not a missing permission");
         tokio::time::advance(Duration::from_secs(601)).await;
         assert!(governor.admit(ACME, &mint()).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_another_gateway_was_told_is_obeyed_and_never_shortens_a_hold() {
+        let governor = Governor::new();
+        governor.hold(ACME, HeldBudget::RunnerRegistration, Duration::from_secs(600));
+        governor.hold(ACME, HeldBudget::RunnerRegistration, Duration::from_secs(10));
+        tokio::time::advance(Duration::from_secs(500)).await;
+        assert!(governor.check(ACME, &mint()).is_err());
+        assert!(governor.check(ACME, &Request::get("/x", &[])).is_ok(), "another budget");
+        governor.hold(OTHER, HeldBudget::All, Duration::from_secs(10));
+        assert!(governor.check(OTHER, &Request::get("/x", &[])).is_err());
+        assert_eq!(governor.holds().len(), 2);
+        tokio::time::advance(Duration::from_secs(100)).await;
+        assert!(governor.holds().is_empty() && governor.check(ACME, &mint()).is_ok());
     }
 
     #[tokio::test]

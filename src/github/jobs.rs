@@ -76,16 +76,20 @@ pub struct RunInfo {
     pub conclusion: Option<String>,
 }
 
-/// What a scan for queued jobs found.
+/// What a scan for open jobs found.
 #[derive(Clone, Debug)]
-pub struct QueuedJobs {
-    /// Jobs with status `queued`. With the `etag` of an earlier scan: only those of runs that are
-    /// under way, when the list of queued runs is still the one of that scan.
+pub struct OpenJobs {
+    /// Jobs that are not completed, of runs that are queued or under way; of the latter alone when
+    /// the scan is `unchanged`.
     pub jobs: Vec<JobInfo>,
     /// For the next scan. Keep it only once the jobs are stored.
     pub etag: Option<String>,
+    /// The list of queued runs is still the one of the given `etag`.
+    pub unchanged: bool,
     /// False when there was more than one scan reads.
     pub complete: bool,
+    /// Requests that count against the hourly budget.
+    pub requests: u32,
 }
 
 #[derive(Deserialize)]
@@ -145,47 +149,47 @@ impl GitHub {
         self.find(&at, &request).await
     }
 
-    /// Asks for the failed jobs of a run again, as a new attempt. Sent once.
+    /// Asks for one completed job of a run again, and for what depends on it, as a new attempt. Sent once.
     ///
     /// # Errors
-    /// [`GitHubError::Forbidden`]: the run is not one that can be run again (it is under way or too
-    /// old), or the App may not.
-    pub async fn rerun_failed(
+    /// [`GitHubError::Forbidden`]: the run is under way, or too old, or the App may not.
+    pub async fn rerun_job(
         &self,
         installation: InstallationId,
         repository: RepositoryRef<'_>,
-        run: u64,
+        job: u64,
     ) -> Result<()> {
         let at = Place::new(installation, repository, PermissionSet::RerunActions)?;
-        let template = "/repos/{owner}/{repo}/actions/runs/{run_id}/rerun-failed-jobs";
-        let request = Request::post(template, &[at.owner, at.name, &run.to_string()]);
+        let template = "/repos/{owner}/{repo}/actions/jobs/{job_id}/rerun";
+        let request = Request::post(template, &[at.owner, at.name, &job.to_string()]);
         self.as_installation(at.key, &request, Idempotent::No).await.map(drop)
     }
 
-    /// The queued jobs of a repository: those of queued runs, and those of runs under way, whose
-    /// later jobs are queued while the run's own state is `in_progress`.
+    /// The open jobs of a repository: those of queued runs, and those of runs under way, whose later
+    /// jobs are queued while the run's own state is `in_progress`.
     ///
     /// # Errors
     /// When GitHub could not be asked.
-    pub async fn queued_jobs(
+    pub async fn open_jobs(
         &self,
         installation: InstallationId,
         repository: RepositoryRef<'_>,
         etag: Option<&str>,
-    ) -> Result<QueuedJobs> {
+    ) -> Result<OpenJobs> {
         let at = Place::new(installation, repository, PermissionSet::ReadActions)?;
         let queued = self.runs(&at, "queued", etag).await?;
         let under_way = self.runs(&at, "in_progress", None).await?;
         let runs: Vec<u64> = queued.runs.iter().chain(&under_way.runs).copied().collect();
         let at = &at;
-        let found: Vec<(Vec<JobInfo>, bool)> = futures_util::stream::iter(runs)
+        let found: Vec<FoundJobs> = futures_util::stream::iter(runs)
             .map(|run| async move { self.jobs_of_run(at, run).await })
             .buffer_unordered(RUNS_AT_ONCE)
             .try_collect()
             .await?;
-        let complete = queued.complete && under_way.complete && found.iter().all(|(_, complete)| *complete);
-        let jobs = found.into_iter().flat_map(|(jobs, _)| jobs).filter(|job| job.status == "queued").collect();
-        Ok(QueuedJobs { jobs, etag: queued.etag, complete })
+        let complete = queued.complete && under_way.complete && found.iter().all(|found| found.complete);
+        let requests = queued.requests + under_way.requests + found.iter().map(|found| found.requests).sum::<u32>();
+        let jobs = found.into_iter().flat_map(|found| found.jobs).filter(|job| job.status != "completed").collect();
+        Ok(OpenJobs { jobs, etag: queued.etag, unchanged: queued.unchanged, complete, requests })
     }
 
     async fn find<T: serde::de::DeserializeOwned>(&self, at: &Place<'_>, request: &Request) -> Result<Option<T>> {
@@ -197,7 +201,9 @@ impl GitHub {
     }
 
     async fn runs(&self, at: &Place<'_>, status: &str, etag: Option<&str>) -> Result<FoundRuns> {
-        let mut found = FoundRuns { runs: Vec::new(), etag: etag.map(str::to_owned), complete: false };
+        let etag_given = etag.map(str::to_owned);
+        let mut found =
+            FoundRuns { runs: Vec::new(), etag: etag_given, unchanged: false, complete: false, requests: 0 };
         for page in 1..=MAX_RUN_PAGES {
             let request = Request::get("/repos/{owner}/{repo}/actions/runs", &[at.owner, at.name])
                 .query("status", status)
@@ -206,9 +212,10 @@ impl GitHub {
                 .etag(etag.filter(|_| page == 1));
             let answer = self.as_installation(at.key, &request, Idempotent::Yes).await?;
             if answer.status == 304 {
-                found.complete = true;
+                (found.complete, found.unchanged) = (true, true);
                 return Ok(found);
             }
+            found.requests += 1;
             if page == 1 {
                 found.etag = answer.header("etag").map(str::to_owned);
             }
@@ -226,34 +233,43 @@ impl GitHub {
         Ok(found)
     }
 
-    async fn jobs_of_run(&self, at: &Place<'_>, run: u64) -> Result<(Vec<JobInfo>, bool)> {
-        let mut jobs = Vec::new();
+    async fn jobs_of_run(&self, at: &Place<'_>, run: u64) -> Result<FoundJobs> {
+        let mut found = FoundJobs { jobs: Vec::new(), complete: false, requests: 0 };
         for page in 1..=MAX_JOB_PAGES {
             let template = "/repos/{owner}/{repo}/actions/runs/{run_id}/jobs";
             let request = Request::get(template, &[at.owner, at.name, &run.to_string()])
                 .query("filter", "latest")
                 .query("per_page", PAGE)
                 .query("page", page);
-            let found = match self.as_installation(at.key, &request, Idempotent::Yes).await {
+            found.requests += 1;
+            let jobs = match self.as_installation(at.key, &request, Idempotent::Yes).await {
                 Ok(answer) => answer.json::<WireJobs>()?.jobs,
                 // Deleted since it was listed.
-                Err(GitHubError::NotFound { call }) if call.route == template => return Ok((jobs, true)),
+                Err(GitHubError::NotFound { call }) if call.route == template => Vec::new(),
                 Err(error) => return Err(error),
             };
-            let last = found.len() < PAGE;
-            jobs.extend(found);
-            if last {
-                return Ok((jobs, true));
+            found.complete = jobs.len() < PAGE;
+            found.jobs.extend(jobs);
+            if found.complete {
+                break;
             }
         }
-        Ok((jobs, false))
+        Ok(found)
     }
 }
 
 struct FoundRuns {
     runs: Vec<u64>,
     etag: Option<String>,
+    unchanged: bool,
     complete: bool,
+    requests: u32,
+}
+
+struct FoundJobs {
+    jobs: Vec<JobInfo>,
+    complete: bool,
+    requests: u32,
 }
 
 #[cfg(test)]

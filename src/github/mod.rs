@@ -33,15 +33,15 @@ mod request;
 mod runners;
 mod transport;
 
-pub use app::{App, Deliveries, Delivery, DeliveryDetail, Installation, Payload};
+pub use app::{App, Deliveries, Delivery, DeliveryDetail, Installation, Payload, Repository};
+pub use governor::HeldBudget;
 pub use error::{Call, Credential, Denial, GitHubError, NetworkFault, OptionsError, Refusal, Result, Unreadable};
-pub use jobs::{JobInfo, QueuedJobs, RunInfo};
+pub use jobs::{JobInfo, OpenJobs, RunInfo};
 pub use lenient::Name;
 pub use permission::{Access, EVENTS, PERMISSIONS, Permission, Scope, missing_events, missing_permissions};
 pub use request::RepositoryRef;
 pub use runners::{Minted, Removal, RunnerInfo, Runners};
 
-use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +55,17 @@ impl std::fmt::Debug for InstallationId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("InstallationId(…)")
     }
+}
+
+/// Calls that GitHub holds back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hold {
+    /// Whose; `None`: the App's own.
+    pub installation: Option<InstallationId>,
+    /// Which.
+    pub budget: HeldBudget,
+    /// For how long from now.
+    pub wait: Duration,
 }
 
 /// How to reach GitHub, and as whom.
@@ -130,16 +141,21 @@ impl GitHub {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Until when GitHub holds back all calls of this installation, if it does: for the other
-    /// gateways to know.
+    /// What GitHub holds back now, and for how long: for the other gateways to know.
     #[must_use]
-    pub fn held_until(&self, installation: InstallationId) -> Option<DateTime<Utc>> {
-        self.inner.governor.held_until(Some(installation.0))
+    pub fn holds(&self) -> Vec<Hold> {
+        let now = tokio::time::Instant::now();
+        let all = self.inner.governor.holds().into_iter().map(|held| Hold {
+            installation: held.who.map(InstallationId),
+            budget: held.what,
+            wait: held.until.saturating_duration_since(now),
+        });
+        all.collect()
     }
 
-    /// Holds back calls of this installation, as another gateway was told to.
-    pub fn hold_until(&self, installation: InstallationId, until: DateTime<Utc>) {
-        self.inner.governor.hold_until(Some(installation.0), until);
+    /// Holds calls back, as another gateway was told to.
+    pub fn hold(&self, hold: &Hold) {
+        self.inner.governor.hold(hold.installation.map(|id| id.0), hold.budget, hold.wait);
     }
 
     /// Seconds that this machine's clock is ahead of GitHub's (negative: behind), by the last

@@ -119,8 +119,10 @@ pub(super) enum PermissionSet {
     OrganizationRunners,
     /// Look at runs and jobs.
     ReadActions,
-    /// Ask for a run's failed jobs again.
+    /// Ask for a job again.
     RerunActions,
+    /// Look at what a repository is called.
+    Metadata,
 }
 
 impl PermissionSet {
@@ -133,6 +135,7 @@ impl PermissionSet {
             }
             Self::ReadActions => &[("actions", Access::Read), ("metadata", Access::Read)],
             Self::RerunActions => &[("actions", Access::Write), ("metadata", Access::Read)],
+            Self::Metadata => &[("metadata", Access::Read)],
         }
     }
 }
@@ -141,11 +144,12 @@ impl PermissionSet {
 mod tests {
     use super::*;
 
-    const SETS: [PermissionSet; 4] = [
+    const SETS: [PermissionSet; 5] = [
         PermissionSet::RepositoryRunners,
         PermissionSet::OrganizationRunners,
         PermissionSet::ReadActions,
         PermissionSet::RerunActions,
+        PermissionSet::Metadata,
     ];
 
     #[test]

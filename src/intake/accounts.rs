@@ -6,9 +6,10 @@
 
 use super::payload::{Account, Envelope};
 use super::{Intake, IntakeError, Receipt};
-use crate::domain::ids::TenantId;
+use crate::domain::ids::{RepositoryId, TenantId};
 use crate::secrets::{Column, TenantKeys};
 use crate::store::deliveries::{self, Outcome};
+use crate::store::jobs;
 use crate::store::repositories::{self, Visibility};
 use crate::store::tenants::{self, Admission, NewTenant, Tenant};
 use sqlx::PgConnection;
@@ -123,11 +124,12 @@ impl Intake {
             for removed in &envelope.repositories_removed {
                 let lookup = known.keys.lookup_id(Column::RepositoryGithubId, removed.id);
                 if let Some(repository) = repositories::find(&mut *tx, known.tenant.id, lookup).await? {
-                    repositories::mark_removed(&mut *tx, repository.id).await?;
+                    remove(&mut tx, repository.id).await?;
                 }
             }
         }
         tx.commit().await?;
+        self.wakes.doubt.notify_one();
         Ok(Receipt::Applied)
     }
 
@@ -144,18 +146,25 @@ impl Intake {
             let lookup = known.keys.lookup_id(Column::RepositoryGithubId, told.id);
             if let Some(repository) = repositories::find(&mut *tx, known.tenant.id, lookup).await? {
                 match envelope.action.as_deref() {
-                    Some("deleted" | "transferred") => repositories::mark_removed(&mut *tx, repository.id).await?,
+                    Some("deleted" | "transferred") => remove(&mut tx, repository.id).await?,
                     Some("publicized") => {
                         repositories::set_visibility(&mut *tx, repository.id, Visibility::Public).await?;
                     }
-                    // A new name, or less openness: taken from the next job, which GitHub signs too.
-                    _ => {}
+                    // GitHub is asked for its present name and openness.
+                    _ => repositories::doubt(&mut *tx, repository.id).await?,
                 }
             }
         }
         tx.commit().await?;
+        self.wakes.doubt.notify_one();
         Ok(Receipt::Applied)
     }
+}
+
+/// A repository is gone, or not ours to serve: its jobs are no demand any more.
+async fn remove(db: &mut PgConnection, repository: RepositoryId) -> Result<(), IntakeError> {
+    repositories::mark_removed(&mut *db, repository).await?;
+    Ok(jobs::doubt_repository(db, repository).await?)
 }
 
 /// Remembers a delivery as applied. `false` when it was applied before.

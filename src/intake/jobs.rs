@@ -21,34 +21,34 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 /// Labels that begin so are ours, whether or not a profile serves them.
-const PREFIX: &str = "flyci";
+pub(super) const PREFIX: &str = "flyci";
 
 /// How often a decision is made again when another gateway made the job's row first.
-const DECISION_TRIES: u32 = 5;
+pub(super) const DECISION_TRIES: u32 = 5;
 
 /// A runner of ours that a delivery names.
 #[derive(Clone, Copy)]
-struct OurRunner {
+pub(super) struct OurRunner {
     id: RunnerId,
     vm: VmId,
     state: RunnerState,
 }
 
-/// What a delivery says of a job, with the rows of what it names.
-struct About<'a> {
-    known: &'a Known,
-    repository: RepositoryId,
-    public: bool,
-    initiator: Option<&'a str>,
-    job: &'a WorkflowJob,
-    lookup: Lookup,
-    said: Said,
-    runner: Option<OurRunner>,
+/// What GitHub says of a job, with the rows of what it names.
+pub(super) struct About<'a> {
+    pub known: &'a Known,
+    pub repository: RepositoryId,
+    pub public: bool,
+    pub initiator: Option<&'a str>,
+    pub job: &'a WorkflowJob,
+    pub lookup: Lookup,
+    pub said: Said,
+    pub runner: Option<OurRunner>,
 }
 
 /// What a delivery did, and who must look at the tables once it is committed.
-struct Effect {
-    receipt: Receipt,
+pub(super) struct Effect {
+    pub receipt: Receipt,
     /// A class's demand or supply changed.
     demand: bool,
     /// Drivers that must look.
@@ -127,13 +127,13 @@ impl Intake {
             runner: named_runner(tx, &known, repository_id, job).await?,
         };
         match job_rows::find_for_update(tx, known.tenant.id, told.lookup).await? {
-            Some(row) => Ok(Some(advance(tx, &told, row).await?)),
+            Some(row) => Ok(Some(advance(tx, &told, row, Source::Webhook).await?)),
             None => self.first(tx, &told).await,
         }
     }
 
     /// Makes a job's row, or a refusal.
-    async fn first(&self, tx: &mut PgConnection, told: &About<'_>) -> Result<Option<Effect>, IntakeError> {
+    pub(super) async fn first(&self, tx: &mut PgConnection, told: &About<'_>) -> Result<Option<Effect>, IntakeError> {
         let labels: LabelSet = told.job.labels.iter().collect();
         let profile = self.policy.profiles.iter().find(|(profile, guest)| profile.serves(&labels, *guest));
         let profile = profile.map(|(profile, _)| profile);
@@ -192,7 +192,7 @@ impl Intake {
     }
 
     /// Wakes who must look, and writes down what the operator must know.
-    async fn after(&self, effect: &Effect) -> Result<(), IntakeError> {
+    pub(super) async fn after(&self, effect: &Effect) -> Result<(), IntakeError> {
         if effect.demand {
             self.wakes.demand.notify_one();
         }
@@ -235,7 +235,7 @@ async fn place(tx: &mut PgConnection, known: &Known, told: &Repository) -> Resul
 
 /// The runner that has the job, if it is ours: by GitHub's id within the repository, and by its name
 /// only while we do not know its id, since anybody may call a runner like ours.
-async fn named_runner(
+pub(super) async fn named_runner(
     tx: &mut PgConnection,
     known: &Known,
     repository: RepositoryId,
@@ -290,11 +290,21 @@ async fn insert(
 }
 
 /// Moves a known job, unless that is old news.
-async fn advance(tx: &mut PgConnection, told: &About<'_>, row: job_rows::Known) -> Result<Effect, IntakeError> {
-    let Some(next) = job::next(row.state, told.said, Source::Webhook) else {
+pub(super) async fn advance(
+    tx: &mut PgConnection,
+    told: &About<'_>,
+    row: job_rows::Known,
+    source: Source,
+) -> Result<Effect, IntakeError> {
+    let Some(next) = job::next(row.state, told.said, source) else {
         return Ok(Effect::only(Receipt::Ignored("old_news")));
     };
     let vm = told.runner.map(|runner| runner.vm);
+    let end = match vm.or(row.vm_id).filter(|_| next == JobState::Done) {
+        Some(vm) => vms::end_of(&mut *tx, vm).await?,
+        None => None,
+    };
+    let next = job::settle(next, conclusion(told.job), end);
     let _ = job_rows::advance(&mut *tx, row.id, row.state, next, conclusion(told.job), times(told), vm).await?;
     effect(tx, told, row.id, row.class, Some(row.state), next).await
 }
@@ -324,8 +334,10 @@ async fn effect(
             }
             move_runner(tx, runner, RunnerState::Busy).await?;
         }
-        JobState::Done | JobState::Cancelled => move_runner(tx, runner, RunnerState::Ended).await?,
-        JobState::Waiting | JobState::Queued | JobState::Unserved(_) | JobState::Lost(_) | JobState::Unknown => {}
+        JobState::Done | JobState::Cancelled | JobState::Lost(_) => {
+            move_runner(tx, runner, RunnerState::Ended).await?;
+        }
+        JobState::Waiting | JobState::Queued | JobState::Unserved(_) | JobState::Unknown => {}
     }
     Ok(effect)
 }

@@ -7,6 +7,7 @@
 //! Does not: speak to GitHub, choose hosts, or keep anything of a payload beyond the columns.
 
 mod accounts;
+mod found;
 mod jobs;
 pub mod payload;
 pub mod signature;
@@ -23,7 +24,12 @@ use sqlx::PgPool;
 use std::sync::Arc;
 use uuid::Uuid;
 
+/// The events that have an effect.
+pub const EVENTS: [&str; 5] =
+    ["workflow_job", "installation", "installation_repositories", "installation_target", "repository"];
+
 /// What the operator's configuration says of who is served, and with what.
+#[derive(Clone)]
 pub struct Policy {
     /// What is on offer, with what is known of each profile's guest.
     pub profiles: Vec<(Profile, Option<Platform>)>,

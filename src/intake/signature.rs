@@ -11,6 +11,7 @@ use sha2::Sha256;
 const PREFIX: &str = "sha256=";
 
 /// The secrets that deliveries may be signed with: the current one and, during a rotation, the one before.
+#[derive(Clone)]
 pub struct WebhookSecrets {
     current: SecretString,
     previous: Option<SecretString>,

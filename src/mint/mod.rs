@@ -14,14 +14,14 @@ pub use removal::RemovalReport;
 use crate::domain::ids::FleetId;
 use crate::domain::labels::LabelSet;
 use crate::domain::reason::{RunnerEnd, Waiting};
-use crate::domain::runner::RunnerState;
+use crate::domain::runner::{RunnerState, name_prefix};
 use crate::github::{Denial, GitHub, GitHubError, Minted, Removal, Scope};
 use crate::place::{self, Place, PlaceError};
 use crate::secrets::package;
 use crate::secrets::sealing::{self, JitContext};
 use crate::secrets::{Column, KeyRing, SecretsError};
 use crate::store::runners::{self, NameFate, Runner};
-use crate::store::{Applied, StoreError, demand, hosts, tenants};
+use crate::store::{Applied, StoreError, demand, hosts};
 use crate::wake::Wakes;
 use chrono::Utc;
 use futures_util::StreamExt;
@@ -219,8 +219,9 @@ impl Minter {
 
     async fn put_back(&self, runner: &Runner, error: &MintError) -> Result<(), StoreError> {
         let Retry { wait, fate, trouble } = retry(error, runner.tries);
-        if let MintError::GitHub(GitHubError::InstallationSuspended { .. } | GitHubError::NotFound { .. }) = error {
-            tenants::doubt(&self.pool, runner.tenant).await?;
+        if let MintError::GitHub(refusal) = error
+            && place::suspect(&self.pool, runner.tenant, runner.repository, refusal).await?
+        {
             self.wakes.doubt.notify_one();
         }
         // Stale: the lease ended, and another gateway has it.
@@ -232,13 +233,6 @@ impl Minter {
     fn new_name(&self) -> String {
         format!("{}{}", name_prefix(self.fleet), Uuid::from_bytes(rand::random()).simple())
     }
-}
-
-/// What every runner's name of a fleet begins with. GitHub takes 64 characters; the rest are 128 random bits.
-#[must_use]
-pub fn name_prefix(fleet: FleetId) -> String {
-    let fleet = fleet.0.simple().to_string();
-    format!("flyci-{}-", &fleet[..12])
 }
 
 /// When and how a runner is tried again.
@@ -257,6 +251,9 @@ fn retry(error: &MintError, tries: i32) -> Retry {
         }
         MintError::GitHub(GitHubError::Forbidden { reason: Denial::OrgForbidsRepoRunners, .. }) => {
             settled(SETTING_WAIT, Some(Waiting::OrgForbidsRepoRunners))
+        }
+        MintError::GitHub(GitHubError::Forbidden { reason: Denial::MissingPermission, .. }) => {
+            settled(SETTING_WAIT, None)
         }
         MintError::GitHub(error) if !error.may_have_happened() => settled(growing, None),
         MintError::GitHub(_)

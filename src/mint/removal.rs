@@ -1,13 +1,15 @@
 //! Registrations that GitHub is asked to forget: the only proof that a runner will have no (more) job.
 //!
 //! Definition: a runner whose vm is ending, that ended, or whose host asks whether it can let go.
+//! Before one is let go that had no job, GitHub is asked whether it is busy, and at the last moment once
+//! more: the DELETE itself is refused (422) for one that got a job meanwhile.
 //! Does not: look for registrations that have no row (`upkeep`).
 
 use super::{CALLS_AT_ONCE, MintError, Minter};
 use crate::domain::reason::RunnerEnd;
 use crate::domain::runner::RunnerState;
 use crate::github::Removal;
-use crate::place::Place;
+use crate::place::{self, Place};
 use crate::secrets::Column;
 use crate::store::runners::{self, RemovalCause, Runner};
 use crate::store::{StoreError, vms};
@@ -63,7 +65,7 @@ impl Minter {
     }
 
     async fn remove_or_postpone(&self, runner: &Runner, cause: RemovalCause) -> Result<Outcome, StoreError> {
-        match self.remove(runner).await {
+        match self.remove(runner, cause).await {
             Ok(Removal::Gone) => {
                 let end = if cause == RemovalCause::VmEnding { RunnerEnd::VmEnded } else { RunnerEnd::Idle };
                 let _ = runners::advance(&self.pool, runner.id, runner.state, RunnerState::Removed, Some(end)).await?;
@@ -76,6 +78,11 @@ impl Minter {
             }
             Err(error) => {
                 tracing::warn!(runner.id = %runner.id, error = %crate::errors::chain(&error), "the registration could not be removed");
+                if let MintError::GitHub(refusal) = &error
+                    && place::suspect(&self.pool, runner.tenant, runner.repository, refusal).await?
+                {
+                    self.wakes.doubt.notify_one();
+                }
                 runners::postpone(&self.pool, runner.id, ERROR_WAIT).await?;
                 Ok(Outcome::Postponed)
             }
@@ -95,16 +102,21 @@ impl Minter {
         Ok(())
     }
 
-    async fn remove(&self, runner: &Runner) -> Result<Removal, MintError> {
+    async fn remove(&self, runner: &Runner, cause: RemovalCause) -> Result<Removal, MintError> {
         let place = self.place(runner).await?;
-        if place.tenant.uninstalled_at.is_some() {
+        if place.tenant.uninstalled_at.is_some() || place.is_removed {
             // We may not ask any more; GitHub removes what does not connect.
             return Ok(Removal::Gone);
         }
-        match self.github_id(runner, &place).await? {
-            Some(id) => Ok(self.github.remove_runner(place.installation, place.repository(), self.scope, id).await?),
-            None => Ok(Removal::Gone),
+        let Some(id) = self.github_id(runner, &place).await? else { return Ok(Removal::Gone) };
+        if cause == RemovalCause::ReleaseAsked {
+            match self.github.runner(place.installation, place.repository(), self.scope, id).await? {
+                None => return Ok(Removal::Gone),
+                Some(found) if found.busy => return Ok(Removal::Busy),
+                Some(_) => {}
+            }
         }
+        Ok(self.github.remove_runner(place.installation, place.repository(), self.scope, id).await?)
     }
 
     /// GitHub's id of a registration: stored, or found by the name whose answer was lost.

@@ -157,7 +157,7 @@ pub async fn advance(
             queued_at = CASE WHEN $3 = 'queued' AND state <> 'queued' THEN clock_timestamp() ELSE queued_at END,
             ended_at = CASE WHEN NOT $9 THEN NULL ELSE coalesce(ended_at, clock_timestamp()) END,
             vm_id = CASE WHEN $3 = 'queued' THEN NULL ELSE coalesce($10, vm_id) END,
-            verify_since = NULL
+            verify_since = NULL, ask_after = NULL, confirmed_at = clock_timestamp()
          WHERE id = $1 AND state = $2",
         job.0,
         from.as_str(),
@@ -189,10 +189,18 @@ pub struct Doubtful {
     pub class: Class,
     /// GitHub's id.
     pub github_id: Sealed,
+    /// GitHub's id of its run.
+    pub run_id: Sealed,
     /// Its state.
     pub state: JobState,
+    /// It has been in the queue for so long that its run is asked about, too.
+    pub stale: bool,
     /// It has been in the queue for longer than it may.
     pub overdue: bool,
+    /// The vm that has, or had, it.
+    pub vm: Option<VmId>,
+    /// That vm is gone, or there was none.
+    pub vm_gone: bool,
     /// Its vm has been gone for so long that GitHub must know it, too.
     pub abandoned: bool,
 }
@@ -202,31 +210,39 @@ pub struct Doubtful {
 pub struct Patience {
     /// The longest that a job may be queued.
     pub queue: Duration,
-    /// How long a job runs before GitHub is asked whether it still does.
-    pub running: Duration,
+    /// How long a job is queued before its run is asked about as well.
+    pub run: Duration,
+    /// How long an open job stays as it is before GitHub is asked whether it still is so.
+    pub confirm: Duration,
     /// How long after its vm's end a `completed` may still come by itself.
     pub delivery: Duration,
     /// How long after its vm's end a job that GitHub still calls running is lost.
     pub lost: Duration,
 }
 
-/// Jobs whose state is in doubt, or that have been queued or running for too long: oldest first.
+/// Jobs whose state is in doubt, or was not confirmed for too long: oldest doubt first. Those of a suspended
+/// installation wait: GitHub does not answer for it.
 pub async fn doubtful(db: impl PgExecutor<'_>, patience: &Patience, limit: i64) -> Result<Vec<Doubtful>> {
     let rows = sqlx::query!(
         r#"SELECT j.id AS "id: JobId", j.tenant_id AS "tenant: TenantId", j.repository_id AS "repository: RepositoryId",
-                  j.class AS "class: Class", j.github_id AS "github_id: Sealed", j.state, j.reason,
+                  j.class AS "class: Class", j.github_id AS "github_id: Sealed", j.run_id AS "run_id: Sealed",
+                  j.state, j.reason, j.vm_id AS "vm: VmId", coalesce(v.state = 'gone', true) AS "vm_gone!",
                   coalesce(j.queued_at < clock_timestamp() - make_interval(secs => $1), false) AS "overdue!",
-                  coalesce(v.gone_at < clock_timestamp() - make_interval(secs => $4), false) AS "abandoned!"
-           FROM jobs j LEFT JOIN vms v ON v.id = j.vm_id
-           WHERE (j.state = 'queued' AND (j.verify_since IS NOT NULL
-                                          OR j.queued_at < clock_timestamp() - make_interval(secs => $1)))
-              OR (j.state = 'running' AND (j.verify_since < clock_timestamp() - make_interval(secs => $3)
-                  OR coalesce(j.github_started_at, j.received_at) < clock_timestamp() - make_interval(secs => $2)))
-           ORDER BY j.verify_since NULLS LAST, j.received_at LIMIT $5"#,
+                  coalesce(j.queued_at < clock_timestamp() - make_interval(secs => $5), false) AS "stale!",
+                  coalesce(v.gone_at < clock_timestamp() - make_interval(secs => $3), false) AS "abandoned!"
+           FROM jobs j JOIN tenants t ON t.id = j.tenant_id LEFT JOIN vms v ON v.id = j.vm_id
+           WHERE (j.ask_after IS NULL OR j.ask_after <= clock_timestamp()) AND t.suspended_at IS NULL
+             AND ((j.state IN ('queued', 'waiting') AND j.verify_since IS NOT NULL)
+                  OR (j.state = 'queued' AND j.queued_at < clock_timestamp() - make_interval(secs => $1))
+                  OR (j.state = 'running' AND j.verify_since < clock_timestamp() - make_interval(secs => $2))
+                  OR (j.state IN ('queued', 'waiting', 'running') AND coalesce(j.confirmed_at, j.received_at)
+                      < clock_timestamp() - make_interval(secs => $4)))
+           ORDER BY j.verify_since NULLS LAST, j.received_at LIMIT $6"#,
         patience.queue.as_secs_f64(),
-        patience.running.as_secs_f64(),
         patience.delivery.as_secs_f64(),
         patience.lost.as_secs_f64(),
+        patience.confirm.as_secs_f64(),
+        patience.run.as_secs_f64(),
         limit
     )
     .fetch_all(db)
@@ -239,22 +255,174 @@ pub async fn doubtful(db: impl PgExecutor<'_>, patience: &Patience, limit: i64) 
             repository: row.repository,
             class: row.class,
             github_id: row.github_id,
+            run_id: row.run_id,
             state: JobState::decode(&row.state, row.reason.as_deref()),
+            stale: row.stale,
             overdue: row.overdue,
+            vm: row.vm,
+            vm_gone: row.vm_gone,
             abandoned: row.abandoned,
         })
         .collect())
 }
 
-/// Asks about a job again later: GitHub did not answer.
+/// Keeps the doubt about a running job whose vm ended: GitHub does not know that yet.
 pub async fn doubt_again(db: impl PgExecutor<'_>, job: JobId) -> Result<()> {
-    sqlx::query!("UPDATE jobs SET verify_since = clock_timestamp() WHERE id = $1", job.0).execute(db).await?;
+    sqlx::query!(
+        "UPDATE jobs SET verify_since = clock_timestamp(), confirmed_at = clock_timestamp() WHERE id = $1",
+        job.0
+    )
+    .execute(db)
+    .await?;
     Ok(())
 }
 
-/// Takes the doubt away: GitHub confirmed the state.
-pub async fn confirm(db: impl PgExecutor<'_>, job: JobId) -> Result<()> {
-    sqlx::query!("UPDATE jobs SET verify_since = NULL WHERE id = $1", job.0).execute(db).await?;
+/// Asks about a job again later: GitHub did not answer.
+pub async fn ask_later(db: impl PgExecutor<'_>, job: JobId, wait: Duration) -> Result<()> {
+    sqlx::query!(
+        "UPDATE jobs SET ask_after = clock_timestamp() + make_interval(secs => $2) WHERE id = $1",
+        job.0,
+        wait.as_secs_f64()
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Takes the doubt away: GitHub confirmed that the jobs are in these states. One that moved meanwhile is left alone.
+pub async fn confirm(db: impl PgExecutor<'_>, jobs: &[(JobId, JobState)]) -> Result<()> {
+    let ids: Vec<uuid::Uuid> = jobs.iter().map(|(id, _)| id.0).collect();
+    let states: Vec<String> = jobs.iter().map(|(_, state)| state.as_str().to_owned()).collect();
+    sqlx::query!(
+        "UPDATE jobs j SET verify_since = NULL, ask_after = NULL, confirmed_at = clock_timestamp()
+         FROM unnest($1::uuid[], $2::text[]) AS c (id, state) WHERE j.id = c.id AND j.state = c.state",
+        &ids,
+        &states
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// An open job, as a list of GitHub's is compared with it.
+#[derive(Clone, Debug)]
+pub struct Open {
+    /// Our id.
+    pub id: JobId,
+    /// Finds it by GitHub's id.
+    pub lookup: Vec<u8>,
+    /// Its state.
+    pub state: JobState,
+    /// Its vm is gone: GitHub's word on it must be asked for by itself.
+    pub vm_ended: bool,
+}
+
+/// The open jobs of a repository, up to `limit`.
+pub async fn open_of_repository(db: impl PgExecutor<'_>, repository: RepositoryId, limit: i64) -> Result<Vec<Open>> {
+    let rows = sqlx::query!(
+        r#"SELECT j.id AS "id: JobId", j.github_lookup, j.state,
+                  coalesce(v.state IN ('stopping', 'gone'), false) AS "vm_ended!"
+           FROM jobs j LEFT JOIN vms v ON v.id = j.vm_id
+           WHERE j.repository_id = $1 AND j.state IN ('waiting', 'queued', 'running') ORDER BY j.received_at LIMIT $2"#,
+        repository.0,
+        limit
+    )
+    .fetch_all(db)
+    .await?;
+    let open = rows.into_iter().map(|row| Open {
+        id: row.id,
+        lookup: row.github_lookup,
+        state: JobState::decode(&row.state, None),
+        vm_ended: row.vm_ended,
+    });
+    Ok(open.collect())
+}
+
+/// Puts jobs in doubt that are still in the state they were read in. Answers how many.
+pub async fn doubt_if(db: impl PgExecutor<'_>, jobs: &[(JobId, JobState)]) -> Result<u64> {
+    let ids: Vec<uuid::Uuid> = jobs.iter().map(|(id, _)| id.0).collect();
+    let states: Vec<String> = jobs.iter().map(|(_, state)| state.as_str().to_owned()).collect();
+    Ok(sqlx::query!(
+        "UPDATE jobs j SET verify_since = coalesce(verify_since, clock_timestamp())
+         FROM unnest($1::uuid[], $2::text[]) AS c (id, state) WHERE j.id = c.id AND j.state = c.state",
+        &ids,
+        &states
+    )
+    .execute(db)
+    .await?
+    .rows_affected())
+}
+
+/// Puts the open jobs of a repository in doubt: it is gone, or not ours to serve any more.
+pub async fn doubt_repository(db: impl PgExecutor<'_>, repository: RepositoryId) -> Result<()> {
+    sqlx::query!(
+        "UPDATE jobs SET verify_since = coalesce(verify_since, clock_timestamp()), ask_after = NULL
+         WHERE repository_id = $1 AND state IN ('waiting', 'queued', 'running')",
+        repository.0
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// A job that we lost, and that GitHub is to be asked to run again.
+#[derive(Clone, Copy, Debug)]
+pub struct LostJob {
+    /// Our id.
+    pub id: JobId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Of which repository.
+    pub repository: RepositoryId,
+}
+
+/// Jobs that were lost in the last day in one of their first `attempts`, and not asked for yet: oldest first.
+pub async fn to_rerun(db: impl PgExecutor<'_>, attempts: i32, limit: i64) -> Result<Vec<LostJob>> {
+    Ok(sqlx::query_as!(
+        LostJob,
+        r#"SELECT j.id AS "id: JobId", j.tenant_id AS "tenant: TenantId", j.repository_id AS "repository: RepositoryId"
+           FROM jobs j JOIN tenants t ON t.id = j.tenant_id JOIN repositories r ON r.id = j.repository_id
+           WHERE j.state = 'lost' AND j.reason = 'vm_vanished' AND j.run_attempt <= $1
+             AND j.ended_at > clock_timestamp() - interval '1 day' AND j.rerun_asked_at IS NULL
+             AND (j.rerun_after IS NULL OR j.rerun_after <= clock_timestamp())
+             AND t.admission = 'approved' AND t.suspended_at IS NULL AND t.uninstalled_at IS NULL
+             AND r.removed_at IS NULL
+           ORDER BY j.ended_at LIMIT $2"#,
+        attempts,
+        limit
+    )
+    .fetch_all(db)
+    .await?)
+}
+
+/// GitHub's id of a job.
+pub async fn github_id(db: impl PgExecutor<'_>, job: JobId) -> Result<Option<Sealed>> {
+    Ok(sqlx::query_scalar!(r#"SELECT github_id AS "github_id: Sealed" FROM jobs WHERE id = $1"#, job.0)
+        .fetch_optional(db)
+        .await?)
+}
+
+/// Writes, before the call, that GitHub is asked to run a job again. Stale when it was asked already.
+pub async fn begin_rerun(db: impl PgExecutor<'_>, job: JobId) -> Result<Applied> {
+    let rows = sqlx::query!(
+        "UPDATE jobs SET rerun_asked_at = clock_timestamp() WHERE id = $1 AND rerun_asked_at IS NULL AND state = 'lost'",
+        job.0
+    )
+    .execute(db)
+    .await?
+    .rows_affected();
+    Ok(Applied::from_rows(rows))
+}
+
+/// GitHub certainly did not run the job again: it is asked once more after `wait`.
+pub async fn rerun_later(db: impl PgExecutor<'_>, job: JobId, wait: Duration) -> Result<()> {
+    sqlx::query!(
+        "UPDATE jobs SET rerun_asked_at = NULL, rerun_after = clock_timestamp() + make_interval(secs => $2) WHERE id = $1",
+        job.0,
+        wait.as_secs_f64()
+    )
+    .execute(db)
+    .await?;
     Ok(())
 }
 

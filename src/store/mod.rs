@@ -6,12 +6,15 @@
 
 pub mod audit;
 pub mod deliveries;
+pub mod delivery_log;
 pub mod demand;
 pub mod embedded;
 pub mod external;
 pub mod fleet;
+pub mod github_holds;
 pub mod hosts;
 pub mod jobs;
+pub mod pass_leases;
 pub mod refusals;
 pub mod repositories;
 pub mod runners;

@@ -33,7 +33,8 @@ pub async fn record(
         "INSERT INTO refusals (tenant_id, github_lookup, reason, nearest_profile, label) VALUES ($1, $2, $3, $4, $5)
          ON CONFLICT (tenant_id, github_lookup)
          DO UPDATE SET reason = EXCLUDED.reason, nearest_profile = EXCLUDED.nearest_profile, label = EXCLUDED.label,
-                       refused_at = clock_timestamp()",
+                       refused_at = clock_timestamp()
+         WHERE refusals.reason <> EXCLUDED.reason OR refusals.label IS DISTINCT FROM EXCLUDED.label",
         tenant.0,
         job.as_bytes(),
         reason.as_str(),

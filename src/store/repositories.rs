@@ -6,6 +6,7 @@ use crate::domain::reason::words;
 use crate::secrets::{Lookup, Sealed};
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
+use std::time::Duration;
 
 words! {
     /// Who can see a repository, and so who can bring code to it.
@@ -118,8 +119,138 @@ pub async fn get(db: impl PgExecutor<'_>, id: RepositoryId) -> Result<Option<Rep
 
 /// Marks a repository as removed, transferred away or deleted.
 pub async fn mark_removed(db: impl PgExecutor<'_>, id: RepositoryId) -> Result<()> {
-    sqlx::query!("UPDATE repositories SET removed_at = clock_timestamp() WHERE id = $1 AND removed_at IS NULL", id.0)
+    sqlx::query!(
+        "UPDATE repositories SET removed_at = coalesce(removed_at, clock_timestamp()), verify_since = NULL WHERE id = $1",
+        id.0
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Puts a repository in doubt: GitHub is asked what it is called, and whether we reach it.
+pub async fn doubt(db: impl PgExecutor<'_>, id: RepositoryId) -> Result<()> {
+    sqlx::query!(
+        "UPDATE repositories SET verify_since = coalesce(verify_since, clock_timestamp()) WHERE id = $1 AND removed_at IS NULL",
+        id.0
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Takes the doubt away.
+pub async fn confirm(db: impl PgExecutor<'_>, id: RepositoryId) -> Result<()> {
+    sqlx::query!("UPDATE repositories SET verify_since = NULL WHERE id = $1", id.0).execute(db).await?;
+    Ok(())
+}
+
+/// Repositories that GitHub is to be asked about, of installations that work and are not in doubt themselves.
+pub async fn doubtful(db: impl PgExecutor<'_>, limit: i64) -> Result<Vec<(RepositoryId, TenantId)>> {
+    let rows = sqlx::query!(
+        r#"SELECT r.id AS "id: RepositoryId", r.tenant_id AS "tenant: TenantId"
+           FROM repositories r JOIN tenants t ON t.id = r.tenant_id
+           WHERE r.verify_since IS NOT NULL AND t.verify_since IS NULL
+             AND t.suspended_at IS NULL AND t.uninstalled_at IS NULL
+           ORDER BY r.verify_since LIMIT $1"#,
+        limit
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.id, row.tenant)).collect())
+}
+
+/// A repository whose open jobs are to be listed.
+#[derive(Clone, Debug)]
+pub struct Due {
+    /// Our id.
+    pub id: RepositoryId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Of the last list, if nothing was open in it.
+    pub etag: Option<String>,
+}
+
+/// How often a repository is looked at, by when it last had a job.
+#[derive(Clone, Copy, Debug)]
+pub struct Rhythm {
+    /// In the last hour.
+    pub hour: Duration,
+    /// In the last day.
+    pub day: Duration,
+    /// In the last month.
+    pub month: Duration,
+    /// Before that.
+    pub older: Duration,
+}
+
+/// Served repositories whose turn it is, those that last had a job first. Of those that had one in the last month,
+/// it is the turn of each that was not looked at since `since`.
+pub async fn due_for_scan(
+    db: impl PgExecutor<'_>,
+    rhythm: &Rhythm,
+    since: DateTime<Utc>,
+    limit: i64,
+) -> Result<Vec<Due>> {
+    Ok(sqlx::query_as!(
+        Due,
+        r#"SELECT r.id AS "id: RepositoryId", r.tenant_id AS "tenant: TenantId", r.scan_etag AS etag
+           FROM repositories r JOIN tenants t ON t.id = r.tenant_id
+           CROSS JOIN LATERAL (SELECT max(j.received_at) AS at FROM jobs j WHERE j.repository_id = r.id) a
+           WHERE r.removed_at IS NULL AND r.verify_since IS NULL
+             AND t.admission = 'approved' AND t.suspended_at IS NULL AND t.uninstalled_at IS NULL
+             AND (r.scanned_at IS NULL OR (r.scanned_at < $2 AND a.at > clock_timestamp() - interval '30 days')
+                  OR r.scanned_at < clock_timestamp() - make_interval(secs => CASE
+                      WHEN a.at > clock_timestamp() - interval '1 hour' THEN $3
+                      WHEN a.at > clock_timestamp() - interval '1 day' THEN $4
+                      WHEN a.at > clock_timestamp() - interval '30 days' THEN $5 ELSE $6::float8 END))
+           ORDER BY a.at DESC NULLS LAST, r.scanned_at NULLS FIRST LIMIT $1"#,
+        limit,
+        since,
+        rhythm.hour.as_secs_f64(),
+        rhythm.day.as_secs_f64(),
+        rhythm.month.as_secs_f64(),
+        rhythm.older.as_secs_f64()
+    )
+    .fetch_all(db)
+    .await?)
+}
+
+/// Writes that a repository's open jobs were listed, or that it was tried: `etag` is kept only of a list that was
+/// handled.
+pub async fn scanned(db: impl PgExecutor<'_>, id: RepositoryId, etag: Option<&str>) -> Result<()> {
+    sqlx::query!("UPDATE repositories SET scanned_at = clock_timestamp(), scan_etag = $2 WHERE id = $1", id.0, etag)
         .execute(db)
         .await?;
+    Ok(())
+}
+
+/// Served repositories in which runners were made within `within`, whose registrations were not listed for `period`.
+pub async fn due_for_sweep(
+    db: impl PgExecutor<'_>,
+    within: Duration,
+    period: Duration,
+    limit: i64,
+) -> Result<Vec<(RepositoryId, TenantId)>> {
+    let rows = sqlx::query!(
+        r#"SELECT r.id AS "id: RepositoryId", r.tenant_id AS "tenant: TenantId"
+           FROM repositories r JOIN tenants t ON t.id = r.tenant_id
+           WHERE r.removed_at IS NULL AND t.suspended_at IS NULL AND t.uninstalled_at IS NULL
+             AND (r.swept_at IS NULL OR r.swept_at < clock_timestamp() - make_interval(secs => $2))
+             AND r.id IN (SELECT u.repository_id FROM runner_names n JOIN runners u ON u.id = n.runner_id
+                          WHERE n.tried_at > clock_timestamp() - make_interval(secs => $1))
+           ORDER BY r.swept_at NULLS FIRST LIMIT $3"#,
+        within.as_secs_f64(),
+        period.as_secs_f64(),
+        limit
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.id, row.tenant)).collect())
+}
+
+/// Writes that a repository's registrations were listed.
+pub async fn swept(db: impl PgExecutor<'_>, id: RepositoryId) -> Result<()> {
+    sqlx::query!("UPDATE repositories SET swept_at = clock_timestamp() WHERE id = $1", id.0).execute(db).await?;
     Ok(())
 }

@@ -323,6 +323,21 @@ pub async fn find_by_name(
     Ok(row.map(|row| (row.id, row.vm, RunnerState::decode(&row.state))))
 }
 
+/// The runner that a name was offered to GitHub for, with the name that it was offered under last.
+pub async fn owner_of_name(
+    db: impl PgExecutor<'_>,
+    lookup: Lookup,
+) -> Result<Option<(RunnerId, RunnerState, Option<Sealed>)>> {
+    let row = sqlx::query!(
+        r#"SELECT r.id AS "id: RunnerId", r.state, r.name AS "name: Sealed"
+           FROM runner_names n JOIN runners r ON r.id = n.runner_id WHERE n.lookup = $1"#,
+        lookup.as_bytes()
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(row.map(|row| (row.id, RunnerState::decode(&row.state), row.name)))
+}
+
 /// Why GitHub is asked to forget a runner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RemovalCause {

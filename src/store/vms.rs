@@ -156,6 +156,12 @@ pub async fn live(db: impl PgExecutor<'_>, host: HostId) -> Result<Vec<Vm>> {
     Ok(rows.into_iter().map(Vm::from).collect())
 }
 
+/// Why a vm ended, or is ending; `None` while it lives.
+pub async fn end_of(db: impl PgExecutor<'_>, id: VmId) -> Result<Option<VmEnd>> {
+    let row = sqlx::query!("SELECT state, reason FROM vms WHERE id = $1", id.0).fetch_optional(db).await?;
+    Ok(row.and_then(|row| VmState::decode(&row.state, row.reason.as_deref()).end()))
+}
+
 /// The vms of a class that are waiting for a job.
 pub async fn jobless_of_class(db: impl PgExecutor<'_>, class: Class) -> Result<Vec<VmId>> {
     Ok(sqlx::query_scalar!(

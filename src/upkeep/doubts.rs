@@ -1,25 +1,38 @@
-//! Jobs and installations whose state is in doubt: GitHub is asked, and its word counts.
+//! What is in doubt is settled by asking GitHub, and its word counts: jobs, installations, repositories.
 //!
 //! A job is *in doubt* when a runner of its class ended without a job that we know of, when its vm is gone
-//! and no `completed` came, or when it has been queued or running for longer than is likely. An
-//! installation is in doubt when a delivery says that it changed, or GitHub refused a call of it.
+//! and no `completed` came, when a list of GitHub's does not have it as we do (`backfill`), when its
+//! repository went away, or when nobody confirmed its state for long. A job that has been in the queue for
+//! long is one of a *dead run* when its run is over: GitHub leaves such a job queued for ever. An
+//! installation or a repository is in doubt when a delivery says that it changed, or GitHub refused a call
+//! about it. What the account did not grant is a trouble that the operator is told of.
 //!
-//! Does not: find jobs that no delivery told us of.
+//! Does not: find jobs that no delivery told us of (`backfill`).
 
+use crate::api::Trouble;
+use crate::domain::ids::{RepositoryId, TenantId, VmId};
 use crate::domain::job::{self, JobState, Said, Source};
 use crate::domain::reason::JobEnd;
-use crate::github::{GitHub, GitHubError, JobInfo};
-use crate::place::{self, PlaceError};
+use crate::github::{GitHub, GitHubError, Installation, JobInfo, Scope, missing_permissions};
+use crate::place::{self, Place, PlaceError};
 use crate::secrets::{Column, KeyRing, SecretsError, TenantKeys};
 use crate::store::jobs::{self, Doubtful, Patience, Times};
+use crate::store::repositories::{self, Visibility};
 use crate::store::tenants::{self, Standing, Tenant};
 use crate::store::{StoreError, runners, vms};
+use crate::troubles::Troubles;
 use crate::wake::Wakes;
+use futures_util::StreamExt as _;
 use sqlx::PgPool;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Questions of each kind in one pass: GitHub's hourly budget is for serving jobs.
 const BATCH: i64 = 20;
+/// Questions at once.
+const QUESTIONS_AT_ONCE: usize = 4;
+/// How long a question waits that GitHub did not answer.
+const UNANSWERED_WAIT: Duration = Duration::from_secs(30);
 
 /// Asks GitHub.
 pub struct Doubts {
@@ -29,10 +42,14 @@ pub struct Doubts {
     pub ring: Arc<KeyRing>,
     /// GitHub.
     pub github: GitHub,
+    /// Where runners are registered: says what an account must grant.
+    pub scope: Scope,
     /// When a job is asked about.
     pub patience: Patience,
     /// Wakes who waits for an answer.
     pub wakes: Arc<Wakes>,
+    /// Takes what accounts do not grant.
+    pub troubles: Arc<Troubles>,
 }
 
 /// What one pass did.
@@ -44,8 +61,18 @@ pub struct DoubtReport {
     pub moved: u32,
     /// Installations whose standing was written.
     pub installations: u32,
+    /// Repositories whose name was written, or that are gone.
+    pub repositories: u32,
     /// Questions without an answer: asked again.
     pub unanswered: u32,
+}
+
+impl DoubtReport {
+    /// True when a whole batch of jobs was settled: there may be more.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        i64::from(self.confirmed + self.moved) >= BATCH
+    }
 }
 
 /// Why a question had no answer.
@@ -55,10 +82,12 @@ enum DoubtError {
     Store(#[from] StoreError),
     #[error("the stored values cannot be opened")]
     Secrets(#[from] SecretsError),
-    #[error("the job's place cannot be opened")]
+    #[error("the place cannot be opened")]
     Place(#[from] PlaceError),
     #[error("GitHub did not answer")]
     GitHub(#[from] GitHubError),
+    #[error("the repository goes by another name now: the job is asked about by that")]
+    Renamed,
     #[error("GitHub says that the job has a status that this version does not know")]
     Status,
 }
@@ -70,6 +99,25 @@ impl Doubts {
     /// When the database is away. A question without an answer is logged, and stops no other.
     pub async fn pass(&self) -> Result<DoubtReport, StoreError> {
         let mut report = DoubtReport::default();
+        self.installations(&mut report).await?;
+        self.repositories(&mut report).await?;
+        let doubtful = jobs::doubtful(&self.pool, &self.patience, BATCH).await?;
+        let answers: Vec<Result<Option<bool>, StoreError>> = futures_util::stream::iter(doubtful)
+            .map(|job| async move { self.settle_job(&job).await })
+            .buffer_unordered(QUESTIONS_AT_ONCE)
+            .collect()
+            .await;
+        for answer in answers {
+            match answer? {
+                Some(true) => report.moved += 1,
+                Some(false) => report.confirmed += 1,
+                None => report.unanswered += 1,
+            }
+        }
+        Ok(report)
+    }
+
+    async fn installations(&self, report: &mut DoubtReport) -> Result<(), StoreError> {
         for tenant in tenants::doubtful(&self.pool, BATCH).await? {
             match self.ask_installation(&tenant).await {
                 Ok(()) => report.installations += 1,
@@ -79,18 +127,20 @@ impl Doubts {
                 }
             }
         }
-        for job in jobs::doubtful(&self.pool, &self.patience, BATCH).await? {
-            match self.ask_job(&job).await {
-                Ok(true) => report.moved += 1,
-                Ok(false) => report.confirmed += 1,
+        Ok(())
+    }
+
+    async fn repositories(&self, report: &mut DoubtReport) -> Result<(), StoreError> {
+        for (repository, tenant) in repositories::doubtful(&self.pool, BATCH).await? {
+            match self.ask_repository(repository, tenant).await {
+                Ok(()) => report.repositories += 1,
                 Err(error) => {
-                    tracing::warn!(job.id = %job.id, error = %crate::errors::chain(&error), "the job's state is not known");
-                    jobs::doubt_again(&self.pool, job.id).await?;
+                    tracing::warn!(repository.id = %repository, error = %crate::errors::chain(&error), "it is not known whether the repository is there");
                     report.unanswered += 1;
                 }
             }
         }
-        Ok(report)
+        Ok(())
     }
 
     async fn ask_installation(&self, tenant: &Tenant) -> Result<(), DoubtError> {
@@ -106,9 +156,43 @@ impl Doubts {
             let login = keys.seal_text(Column::TenantAccount, tenant.id.0, found.login.as_str());
             tenants::set_account(&self.pool, tenant.id, &login).await?;
         }
+        let lacks = answer.as_ref().and_then(|found| lacks(tenant.id, found, self.scope));
+        self.troubles.set(&format!("permissions:{}", tenant.id), lacks);
         tenants::set_standing(&self.pool, tenant.id, standing).await?;
         self.wakes.demand.notify_one();
         Ok(())
+    }
+
+    /// Writes what a repository is called now, or that it is gone: then its jobs are no demand.
+    async fn ask_repository(&self, id: RepositoryId, tenant: TenantId) -> Result<(), DoubtError> {
+        let place = place::open(&self.pool, &self.ring, tenant, id).await?;
+        let Some(found) = self.github.repository(place.installation, place.repository().id).await? else {
+            tracing::info!(repository.id = %id, "the installation does not reach the repository any more: its jobs are not served");
+            repositories::mark_removed(&self.pool, id).await?;
+            jobs::doubt_repository(&self.pool, id).await?;
+            return Ok(());
+        };
+        let name = place.keys.seal_text(Column::RepositoryName, id.0, found.full_name.as_str());
+        let visibility = if found.private { Visibility::Private } else { Visibility::Public };
+        repositories::rewrite(&self.pool, id, &name, visibility).await?;
+        repositories::confirm(&self.pool, id).await?;
+        Ok(())
+    }
+
+    /// Asks about one job, and says what came of it: moved or not, or no answer.
+    async fn settle_job(&self, row: &Doubtful) -> Result<Option<bool>, StoreError> {
+        let error = match self.ask_job(row).await {
+            Ok(moved) => return Ok(Some(moved)),
+            Err(error) => error,
+        };
+        tracing::warn!(job.id = %row.id, error = %crate::errors::chain(&error), "the job's state is not known");
+        if let DoubtError::GitHub(refusal) = &error
+            && place::suspect(&self.pool, row.tenant, row.repository, refusal).await?
+        {
+            self.wakes.doubt.notify_one();
+        }
+        jobs::ask_later(&self.pool, row.id, UNANSWERED_WAIT).await?;
+        Ok(None)
     }
 
     /// Asks about one job. `true` when it was moved.
@@ -117,18 +201,54 @@ impl Doubts {
         if place.tenant.uninstalled_at.is_some() {
             return self.end(row, JobEnd::RepositoryGone).await;
         }
+        if place.is_removed {
+            return self.out_of_reach(row).await;
+        }
         let github_id = place.keys.open_id(Column::JobGithubId, row.id.0, &row.github_id)?;
         let Some(answer) = self.github.job(place.installation, place.repository(), github_id).await? else {
-            return self.end(row, JobEnd::UnknownToGithub).await;
+            return self.unknown(row, &place).await;
         };
         let Some(said) = said(&answer) else {
             return Err(DoubtError::Status);
         };
         match (row.state, said) {
             (JobState::Queued, Said::Queued) if row.overdue => self.end(row, JobEnd::QueueTimeout).await,
+            (JobState::Queued, Said::Queued) if row.stale && self.is_run_over(row, &place).await? => {
+                self.end(row, JobEnd::RunOver).await
+            }
             (JobState::Running, Said::InProgress) if row.abandoned => self.end(row, JobEnd::VmVanished).await,
             _ => self.write(row, said, &answer, &place.keys).await,
         }
+    }
+
+    /// GitHub does not know the job. A repository that is out of reach, or that goes by another name, says the same of
+    /// all its jobs: it is asked about first.
+    async fn unknown(&self, row: &Doubtful, place: &Place) -> Result<bool, DoubtError> {
+        self.ask_repository(row.repository, row.tenant).await?;
+        let now = place::open(&self.pool, &self.ring, row.tenant, row.repository).await?;
+        if now.is_removed {
+            return self.out_of_reach(row).await;
+        }
+        if now.repository() != place.repository() {
+            return Err(DoubtError::Renamed);
+        }
+        self.end(row, JobEnd::UnknownToGithub).await
+    }
+
+    /// GitHub answers nothing about it any more. What runs, runs to its end: its runner's exit ends its vm.
+    async fn out_of_reach(&self, row: &Doubtful) -> Result<bool, DoubtError> {
+        if row.state == JobState::Running && !row.vm_gone {
+            jobs::doubt_again(&self.pool, row.id).await?;
+            return Ok(false);
+        }
+        self.end(row, JobEnd::RepositoryGone).await
+    }
+
+    /// True when GitHub has a job in the queue whose run is over: no runner will ever get it.
+    async fn is_run_over(&self, row: &Doubtful, place: &Place) -> Result<bool, DoubtError> {
+        let run = place.keys.open_id(Column::JobRunId, row.id.0, &row.run_id)?;
+        let run = self.github.run(place.installation, place.repository(), run).await?;
+        Ok(run.is_some_and(|run| run.status.as_deref() == Some("completed")))
     }
 
     async fn write(&self, row: &Doubtful, said: Said, answer: &JobInfo, keys: &TenantKeys) -> Result<bool, DoubtError> {
@@ -136,8 +256,8 @@ impl Doubts {
         let Some(next) = next.filter(|next| *next != row.state) else {
             match row.state {
                 // GitHub does not know yet that the vm is gone: asked again until it does.
-                JobState::Running => jobs::doubt_again(&self.pool, row.id).await?,
-                _ => jobs::confirm(&self.pool, row.id).await?,
+                JobState::Running if row.vm.is_some() && row.vm_gone => jobs::doubt_again(&self.pool, row.id).await?,
+                state => jobs::confirm(&self.pool, &[(row.id, state)]).await?,
             }
             self.wakes.demand.notify_one();
             return Ok(false);
@@ -156,6 +276,11 @@ impl Doubts {
         };
         let vm = runner.map(|(_, vm, _)| vm);
         let conclusion = answer.conclusion.as_deref().map(job::conclusion);
+        let end = match vm.or(row.vm).filter(|_| next == JobState::Done) {
+            Some(vm) => vms::end_of(&self.pool, vm).await?,
+            None => None,
+        };
+        let next = job::settle(next, conclusion, end);
         let _ = jobs::advance(&self.pool, row.id, row.state, next, conclusion, times, vm).await?;
         self.wake(row, vm).await?;
         Ok(true)
@@ -173,7 +298,7 @@ impl Doubts {
         Ok(true)
     }
 
-    async fn wake(&self, row: &Doubtful, vm: Option<crate::domain::ids::VmId>) -> Result<(), DoubtError> {
+    async fn wake(&self, row: &Doubtful, vm: Option<VmId>) -> Result<(), DoubtError> {
         self.wakes.demand.notify_one();
         for waiting in vms::jobless_of_class(&self.pool, row.class).await? {
             self.wakes.vm(waiting);
@@ -185,8 +310,20 @@ impl Doubts {
     }
 }
 
+/// What an account has not granted: its owner accepts newer permissions of the App by GitHub's mail, and can take
+/// some away.
+fn lacks(tenant: TenantId, installation: &Installation, scope: Scope) -> Option<Trouble> {
+    let missing: Vec<&str> =
+        missing_permissions(&installation.permissions, scope).iter().map(|one| one.title).collect();
+    (!missing.is_empty() && !installation.suspended).then(|| Trouble {
+        what: "an account does not grant what the App needs: its jobs are not served".to_owned(),
+        evidence: format!("tenant {tenant} lacks {}", missing.join(", ")),
+        fix: "its owner accepts the App's permissions (GitHub's mail, or the App's page in the account's settings); flyci tenants shows who it is".to_owned(),
+    })
+}
+
 /// What GitHub's answer says; `None` for a status that this version does not know.
-fn said(answer: &JobInfo) -> Option<Said> {
+pub(super) fn said(answer: &JobInfo) -> Option<Said> {
     let has_runner = answer.runner_id.is_some_and(|id| id > 0);
     match answer.status.as_str() {
         "queued" => Some(Said::Queued),

@@ -2,10 +2,24 @@
 //!
 //! | task | role | what it settles |
 //! |---|---|---|
-//! | [`doubts`] | gateway | jobs and installations whose state is in doubt, by asking GitHub |
+//! | [`redeliver`] | gateway | deliveries that failed, by having GitHub deliver them again |
+//! | [`pull`] | gateway | all deliveries, from GitHub's log of them, where there is no webhook |
+//! | [`backfill`] | gateway | jobs that no delivery told us of, and those that are not as we have them |
+//! | [`doubts`] | gateway | jobs, installations and repositories that are in doubt, by asking GitHub |
+//! | [`registrations`] | gateway | registrations at GitHub that nothing stands behind |
+//! | [`holds`] | gateway | until when GitHub holds calls back: what one gateway was told, all obey |
+//! | [`rerun`] | gateway | jobs that we lost, by having GitHub run them again |
 //! | [`prune`] | gateway | rows beyond their retention |
 //! | [`sweep`] | host | VMs without a row, and rows without a driver |
 
+pub mod backfill;
+mod budget;
 pub mod doubts;
+pub mod holds;
+mod log;
 pub mod prune;
+pub mod pull;
+pub mod redeliver;
+pub mod registrations;
+pub mod rerun;
 pub mod sweep;

@@ -183,7 +183,7 @@ async fn a_cancelled_jobs_runner_is_let_go_at_once() {
 }
 
 #[tokio::test]
-async fn a_machine_that_dies_with_its_job_ends_as_github_says() {
+async fn a_job_is_lost_with_its_machine_when_github_has_given_it_up() {
     let world = World::new().await;
     world.github.switch(|switches| {
         switches.silence_ms = 300;
@@ -196,7 +196,8 @@ async fn a_machine_that_dies_with_its_job_ends_as_github_says() {
         world.machines.crash(vm);
     }
     world.completed(job).await;
-    world.jobs_are(&["done"]).await;
+    world.jobs_are(&["lost"]).await;
+    assert_eq!(world.texts("SELECT reason || ' ' || conclusion FROM jobs").await, ["vm_vanished failure"]);
     world.until("its vm's end is written", async || world.ends().await == ["vanished"]).await;
     world.nothing_is_left().await;
 }

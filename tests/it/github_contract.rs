@@ -50,13 +50,13 @@ async fn every_request_is_one_that_github_documents() {
     github.app().await.expect("app");
     github.runner_releases().await.expect("releases");
     github.installation(INSTALLATION).await.expect("installation").expect("the example");
-    github.deliveries(Some("v1_12345")).await.expect("deliveries");
+    github.deliveries(Some("v1_12345"), None).await.expect("deliveries");
     github.delivery(12_345).await.expect("delivery").expect("the example");
     github.redeliver(12_345).await.expect("redeliver");
     github.job(INSTALLATION, REPOSITORY, 399_444_496).await.expect("job").expect("the example");
     github.run(INSTALLATION, REPOSITORY, 30_433_642).await.expect("run").expect("the example");
-    github.queued_jobs(INSTALLATION, REPOSITORY, None).await.expect("queued jobs");
-    github.rerun_failed(INSTALLATION, REPOSITORY, 30_433_642).await.expect("rerun");
+    github.open_jobs(INSTALLATION, REPOSITORY, None).await.expect("queued jobs");
+    github.rerun_job(INSTALLATION, REPOSITORY, 30_433_642).await.expect("rerun");
     for scope in [Scope::Repository, Scope::OrganizationGroup] {
         github.list_runners(INSTALLATION, REPOSITORY, scope).await.expect("list");
         github.find_runner(INSTALLATION, REPOSITORY, scope, "flyci-1").await.expect("find");

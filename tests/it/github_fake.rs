@@ -153,7 +153,7 @@ async fn the_secondary_limit_is_met_once() {
 async fn queued_jobs_are_seen_and_the_webhook_for_one_is_asked_for_again() {
     let story = Story::begin().await;
     let job = story.fake.queue_job(&story.app, &["flyci-macos-large", "self-hosted"], JobScript::default());
-    let found = story.github.queued_jobs(story.installation(), story.repository(), None).await.expect("asked");
+    let found = story.github.open_jobs(story.installation(), story.repository(), None).await.expect("asked");
     assert_eq!(found.jobs.iter().map(|one| (one.id, one.run_id)).collect::<Vec<_>>(), [(job.id, job.run_id)]);
     assert_eq!(found.jobs[0].labels, labels());
     let one = story.github.job(story.installation(), story.repository(), job.id).await.expect("asked").expect("known");
@@ -168,7 +168,7 @@ async fn queued_jobs_are_seen_and_the_webhook_for_one_is_asked_for_again() {
     story.fake.set_webhook("http://127.0.0.1:9/", None).expect("a target");
     story.fake.queue_job(&story.app, &["flyci-macos-large"], JobScript::default());
     story.fake.deliveries_settled(std::time::Duration::from_secs(20)).await.expect("settled");
-    let log = story.github.deliveries(None).await.expect("asked").deliveries;
+    let log = story.github.deliveries(None, None).await.expect("asked").deliveries;
     let failed = log.iter().find(|one| one.event == "workflow_job" && !one.succeeded()).expect("a failed delivery");
     assert_eq!((failed.installation_id, failed.repository_id), (Some(story.acme.id), Some(story.app.id)));
     let detail = story.github.delivery(failed.id).await.expect("asked").expect("kept");

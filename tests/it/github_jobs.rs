@@ -41,27 +41,28 @@ fn runs(seen: &Seen) -> Option<Reply> {
 }
 
 #[tokio::test]
-async fn queued_jobs_are_found_in_queued_runs_and_in_runs_under_way() {
+async fn open_jobs_are_found_in_queued_runs_and_in_runs_under_way() {
     let stub = Stub::start(|seen, _| runs(seen)).await;
     let github = stub.client();
-    let ids = |found: &flyci::github::QueuedJobs| {
+    let ids = |found: &flyci::github::OpenJobs| {
         let mut ids: Vec<u64> = found.jobs.iter().map(|job| job.id).collect();
         ids.sort_unstable();
         ids
     };
-    let first = github.queued_jobs(INSTALLATION, APP_7, None).await.expect("asked");
-    assert_eq!((ids(&first), first.complete), (vec![11, 21], true));
-    let again = github.queued_jobs(INSTALLATION, APP_7, first.etag.as_deref()).await.expect("asked");
-    assert_eq!((ids(&again), again.etag), (vec![21], first.etag), "an unchanged queue costs no budget");
+    let first = github.open_jobs(INSTALLATION, APP_7, None).await.expect("asked");
+    assert_eq!((ids(&first), first.complete), (vec![11, 21, 22], true));
+    let again = github.open_jobs(INSTALLATION, APP_7, first.etag.as_deref()).await.expect("asked");
+    assert_eq!((first.requests, again.requests), (4, 2));
+    assert_eq!((ids(&again), again.unchanged, again.etag), (vec![21, 22], true, first.etag), "an unchanged queue costs no budget");
 }
 
 #[tokio::test]
-async fn a_run_is_asked_for_again_once_with_the_permission_for_it() {
-    let stub = Stub::start(|seen, _| seen.is("POST", "/runs/2/rerun-failed-jobs").then(|| Reply::new(201, "{}"))).await;
+async fn a_job_is_asked_for_again_once_with_the_permission_for_it() {
+    let stub = Stub::start(|seen, _| seen.is("POST", "/jobs/2/rerun").then(|| Reply::new(201, "{}"))).await;
     let github = stub.client();
-    github.rerun_failed(INSTALLATION, APP_7, 2).await.expect("asked");
+    github.rerun_job(INSTALLATION, APP_7, 2).await.expect("asked");
     assert_eq!(stub.token_requests()[0].body["permissions"], json!({ "actions": "write", "metadata": "read" }));
-    assert!(matches!(github.rerun_failed(INSTALLATION, APP_7, 3).await, Err(GitHubError::NotFound { .. })));
+    assert!(matches!(github.rerun_job(INSTALLATION, APP_7, 3).await, Err(GitHubError::NotFound { .. })));
 }
 
 #[tokio::test]
@@ -90,10 +91,10 @@ async fn deliveries_are_read_page_by_page_and_sent_again() {
     })
     .await;
     let github = stub.client();
-    let newest = github.deliveries(None).await.expect("asked");
+    let newest = github.deliveries(None, None).await.expect("asked");
     assert!(!newest.deliveries[0].succeeded());
     assert_eq!(newest.next.as_deref(), Some("v1_9"));
-    let older = github.deliveries(newest.next.as_deref()).await.expect("asked");
+    let older = github.deliveries(newest.next.as_deref(), None).await.expect("asked");
     assert!(older.deliveries[0].succeeded() && older.next.is_none());
 
     let detail = github.delivery(2).await.expect("asked").expect("kept");

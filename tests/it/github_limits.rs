@@ -2,8 +2,9 @@
 
 use crate::github_stub::{APP_7, INSTALLATION, Reply, Stub, full_name, labels};
 use chrono::{TimeDelta, Utc};
-use flyci::github::{GitHub, GitHubError, InstallationId, RepositoryRef, Scope};
+use flyci::github::{GitHub, GitHubError, HeldBudget, Hold, InstallationId, RepositoryRef, Scope};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 async fn mint(github: &GitHub, name: &str) -> Result<u64, GitHubError> {
     let minted = github.mint(INSTALLATION, APP_7, Scope::Repository, name, &labels()).await?;
@@ -28,14 +29,14 @@ async fn retry_after_is_obeyed_without_asking_again() {
         assert!(matches!(mint(&github, name).await, Err(GitHubError::RateLimited { .. })));
     }
     assert_eq!(stub.mints().len(), 1, "GitHub was left alone");
-    assert!(github.held_until(INSTALLATION).is_some());
+    assert_eq!(github.holds().iter().map(|hold| hold.installation).collect::<Vec<_>>(), [Some(INSTALLATION)]);
 
     // Another installation goes on, until another gateway tells that it is limited too.
     let (other, name) = (InstallationId(12), full_name(8));
     let repository = RepositoryRef { id: 8, full_name: &name };
     let mint_other = async |name| github.mint(other, repository, Scope::Repository, name, &labels()).await;
     mint_other("one").await.expect("minted");
-    github.hold_until(other, Utc::now() + TimeDelta::minutes(5));
+    github.hold(&Hold { installation: Some(other), budget: HeldBudget::All, wait: Duration::from_secs(300) });
     assert!(matches!(mint_other("two").await, Err(GitHubError::RateLimited { .. })));
 }
 

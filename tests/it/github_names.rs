@@ -35,10 +35,10 @@ async fn failures(github: &GitHub) -> Vec<GitHubError> {
         github.list_runners(inst, REPOSITORY, Scope::OrganizationGroup).await.err(),
         github.remove_runner(inst, REPOSITORY, scope, 1).await.err(),
         github.job(inst, REPOSITORY, 1).await.err(),
-        github.queued_jobs(inst, REPOSITORY, None).await.err(),
-        github.rerun_failed(inst, REPOSITORY, 1).await.err(),
+        github.open_jobs(inst, REPOSITORY, None).await.err(),
+        github.rerun_job(inst, REPOSITORY, 1).await.err(),
         github.installation(inst).await.err(),
-        github.deliveries(Some("canary-cursor")).await.err(),
+        github.deliveries(Some("canary-cursor"), None).await.err(),
         github.delivery(1).await.err(),
     ];
     answers.into_iter().flatten().collect()

@@ -7,6 +7,7 @@ mod faults;
 mod intake;
 mod octokit;
 mod privacy;
+mod reconcile;
 mod stories;
 mod support;
 mod web;

@@ -23,6 +23,7 @@ const BESIDE: &[(&str, &str, &str)] = &[
     ("errors", "store", "tells a database's refusal without the values it quotes"),
     ("hypervisor", "images", "reads the manifest of the image that it boots"),
     ("images", "hypervisor", "runs the system's tools by the one way of starting a process"),
+    ("upkeep", "intake", "what GitHub tells when it is asked is decided as what it delivers"),
 ];
 
 /// Imports point down, and every module has its layer.

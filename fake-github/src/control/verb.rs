@@ -20,6 +20,8 @@ pub enum Verb {
     QueueJob { repository: u64, labels: Vec<String>, script: JobScript },
     /// Cancels a job.
     Cancel { job: u64 },
+    /// Ends a queued job's run with `startup_failure`; the job stays queued.
+    KillRun { job: u64 },
     /// Puts a job before a gate.
     WaitGate { job: u64 },
     /// Lets it through.
@@ -94,6 +96,7 @@ impl Verb {
     fn done(self, w: &mut World) -> bool {
         match self {
             Self::Cancel { job } => w.cancel(job),
+            Self::KillRun { job } => w.kill_run(job),
             Self::WaitGate { job } => w.wait_gate(job),
             Self::Approve { job } => w.approve(job),
             Self::Requeue { job } => w.requeue(job),

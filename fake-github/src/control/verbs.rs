@@ -54,6 +54,11 @@ impl FakeGitHub {
         self.hub.change(|w| w.cancel(job.id))
     }
 
+    /// A queued job's run ends with `startup_failure`, and the job stays queued for ever. False: a runner has it.
+    pub fn kill_run(&self, job: JobHandle) -> bool {
+        self.hub.change(|w| w.kill_run(job.id))
+    }
+
     /// A queued job gets stuck at an environment's gate. False: a runner has it.
     pub fn wait_gate(&self, job: JobHandle) -> bool {
         self.hub.change(|w| w.wait_gate(job.id))

@@ -18,7 +18,7 @@ impl World {
         let found = self.repositories.get_mut(&repository).expect("the caller looked it up");
         found.runs += 1;
         let number = found.runs;
-        let made = Run { id: run, repository, number, attempt: 1, jobs: Vec::new(), created_at };
+        let made = Run { id: run, repository, number, attempt: 1, dead: false, jobs: Vec::new(), created_at };
         self.runs.insert(run, made);
         self.add_job(run, labels, script)
     }
@@ -58,6 +58,17 @@ impl World {
             self.match_job(id);
         }
         id
+    }
+
+    /// Ends a queued job's run with `startup_failure`, as GitHub has been seen to do: nobody is told, and the job stays
+    /// queued for ever.
+    pub fn kill_run(&mut self, id: u64) -> bool {
+        if !self.queued.remove(&id) {
+            return false;
+        }
+        let run = self.jobs[&id].run;
+        self.runs.get_mut(&run).expect("a job's run exists").dead = true;
+        true
     }
 
     /// Puts a queued job that nobody runs yet before a gate.

@@ -168,6 +168,8 @@ pub struct Run {
     pub number: u64,
     /// Counted from 1.
     pub attempt: u64,
+    /// It failed to start: it is over, and its jobs stay as they are.
+    pub dead: bool,
     /// Its jobs of all attempts, oldest first.
     pub jobs: Vec<u64>,
     /// When it was made.

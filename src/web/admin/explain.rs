@@ -328,6 +328,7 @@ fn given_up(end: JobEnd, job: &JobRow) -> Reason {
         JobEnd::VmVanished => ("its vm was gone before GitHub told of its end", Some("run the job again")),
         JobEnd::UnknownToGithub => ("GitHub does not know it any more", None),
         JobEnd::RepositoryGone => ("its repository is gone, or the App was removed from it", None),
+        JobEnd::RunOver => ("its run was over while GitHub had it queued", Some("run the workflow again")),
     };
     let on = job.vm.as_ref().map_or_else(String::new, |vm| format!(" (vm {} on {})", vm.id, vm.host));
     Reason { reason: end.as_str().to_owned(), evidence: format!("{evidence}{on}"), fix: fix.map(str::to_owned) }

@@ -6,9 +6,11 @@
 use super::database::TestDatabase;
 use fake_github::runner::{Behaviour, Work};
 use fake_github::{AccountKind, Conclusion, FakeGitHub, Installation, JobHandle, JobScript, Options, Repo, Visibility};
-use flyci::app::{Daemon, Overrides};
+use flyci::app::{Daemon, Overrides, Upkeep};
 use flyci::config::Config;
+use flyci::domain::ids::FleetId;
 use flyci::errors::chain;
+use flyci::github::GitHub;
 use flyci::guest::RunnerEnd;
 use flyci::hypervisor::fake::{FakeHypervisor, FakeOptions, FakeRunner};
 use secrecy::{ExposeSecret, SecretString};
@@ -35,6 +37,8 @@ pub struct Setup {
     pub admission_by_operator: bool,
     /// Jobs of public repositories are served.
     pub public_repositories: bool,
+    /// Deliveries are fetched from GitHub's log of them.
+    pub pull: bool,
 }
 
 /// A world with one organisation and one private repository.
@@ -96,6 +100,57 @@ impl World {
     /// Stops the daemon; the machines go on.
     pub async fn stop(&mut self) {
         self.daemon.take().expect("a daemon runs").stop().await;
+    }
+
+    /// What keeps the daemon and GitHub in agreement, to be stepped.
+    pub fn upkeep(&self) -> Arc<Upkeep> {
+        Arc::clone(self.daemon.as_ref().and_then(|daemon| daemon.upkeep.as_ref()).expect("a gateway runs"))
+    }
+
+    /// The daemon's fleet.
+    pub fn fleet(&self) -> FleetId {
+        self.daemon.as_ref().expect("a daemon runs").fleet
+    }
+
+    /// Another client of the same App.
+    pub fn client(&self) -> GitHub {
+        GitHub::new(&flyci::github::Options {
+            api_url: self.github.url().to_owned(),
+            app_id: self.github.app_id(),
+            private_key: self.github.private_key_pem().to_owned().into(),
+            previous_private_key: None,
+            ca_pem: None,
+            proxy_url: None,
+            user_agent: "test".to_owned(),
+            public_repositories: false,
+        })
+        .expect("a client")
+    }
+
+    /// Loses the next delivery so that GitHub itself does not know of it.
+    pub fn lose_next_delivery(&self) {
+        self.github.switch(|switches| {
+            switches.deliveries.drop_next = 1;
+            switches.deliveries.drop_without_trace = true;
+        });
+    }
+
+    /// Loses every delivery from now on, without a trace.
+    pub fn lose_deliveries(&self) {
+        self.github.switch(|switches| {
+            switches.deliveries.drop_fraction = 1.0;
+            switches.deliveries.drop_without_trace = true;
+        });
+    }
+
+    /// Waits until GitHub has tried all its deliveries.
+    pub async fn settled(&self) {
+        self.github.deliveries_settled(SOON).await.expect("the deliveries are tried in time");
+    }
+
+    /// It is the turn of every repository again.
+    pub async fn repositories_are_due(&self) {
+        self.execute("UPDATE repositories SET scanned_at = NULL, swept_at = NULL").await;
     }
 
     /// Queues a job of the repository.
@@ -195,8 +250,9 @@ pub fn working_for(time: Duration) -> Behaviour {
 async fn start(config: &Config, machines: &Arc<FakeHypervisor>, github: &FakeGitHub) -> Daemon {
     let overrides = Overrides { hypervisor: Some(Arc::clone(machines) as Arc<dyn flyci::hypervisor::Hypervisor>) };
     let daemon = Daemon::start(config, overrides).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
-    let address = daemon.public_address().expect("a gateway listens");
-    github.set_webhook(&format!("http://{address}/webhooks/github"), None).expect("a URL");
+    if let Some(address) = daemon.public_address() {
+        github.set_webhook(&format!("http://{address}/webhooks/github"), None).expect("a URL");
+    }
     daemon
 }
 
@@ -221,7 +277,7 @@ metrics_listen = "127.0.0.1:0"
 api_url = "{api}"
 app_id = {app}
 private_key_file = "app.pem"
-webhook_secret_file = "webhook.secret"
+{deliveries}
 [tenants]
 admission = "{admission}"
 public_repositories = {public}
@@ -243,6 +299,7 @@ image = "any"
 "#,
         api = github.url(),
         app = github.app_id(),
+        deliveries = if setup.pull { "intake = \"pull\"" } else { "webhook_secret_file = \"webhook.secret\"" },
         public = setup.public_repositories,
         database = db.url,
         limits = setup.limits,
