@@ -61,4 +61,4 @@ ALTER TABLE hosts
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON pass_leases, missed_deliveries, github_holds TO flyci_gateway;
 GRANT SELECT, UPDATE ON delivery_log TO flyci_gateway;
-GRANT SELECT ON delivery_log, missed_deliveries TO flyci_web;
+GRANT SELECT ON delivery_log, missed_deliveries TO flyci_web, flyci_host;

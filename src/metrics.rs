@@ -10,7 +10,7 @@ use crate::domain::reason::{VmEnd, words};
 use crate::domain::vm::VmState;
 use crate::errors::chain;
 use crate::store::views::{self, Cursor, GoneVm};
-use crate::store::{Result, StoreError};
+use crate::store::{Result, StoreError, delivery_log};
 use chrono::{DateTime, Utc};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
@@ -159,6 +159,11 @@ struct ByConnection {
     state: &'static str,
 }
 
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ByAge {
+    age: &'static str,
+}
+
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
 /// The metrics of this process. One for the process, behind an `Arc`.
@@ -178,6 +183,9 @@ pub struct Metrics {
     pass_errors: Family<ByPass, Counter>,
     connections: Family<ByConnection, Gauge>,
     database_up: Gauge,
+    pull_lag: Histogram,
+    delivery_ages: Family<ByAge, Gauge<f64, AtomicU64>>,
+    missed: Gauge,
     /// The last vm whose end was told. Held while the tables are read: scrapes come one after the other.
     told: tokio::sync::Mutex<Cursor>,
 }
@@ -202,6 +210,9 @@ impl Metrics {
             pass_errors: Family::default(),
             connections: Family::default(),
             database_up: Gauge::default(),
+            pull_lag: Histogram::new(CALL_BUCKETS),
+            delivery_ages: Family::default(),
+            missed: Gauge::default(),
             told: tokio::sync::Mutex::new(Cursor { at: since, id: Uuid::nil() }),
         };
         metrics.register_own();
@@ -224,6 +235,8 @@ impl Metrics {
         registry.register_with_unit("github_call", help, Unit::Seconds, self.call_times.clone());
         registry.register_with_unit("pass", "How long a loop's pass took", Unit::Seconds, self.passes.clone());
         registry.register("pass_errors", "Passes that failed", self.pass_errors.clone());
+        let help = "From GitHub's attempt to a pulled delivery's effect";
+        registry.register_with_unit("pull_lag", help, Unit::Seconds, self.pull_lag.clone());
         let help = "Connections to the database, by use";
         registry.register("database_connections", help, self.connections.clone());
         let help = "1 while the database answers; while it does not, what is read from it is missing";
@@ -242,11 +255,19 @@ impl Metrics {
         registry.register("host_draining", "1 while the host takes no new work", self.draining.clone());
         let help = "How long ago the host was heard of";
         registry.register_with_unit("host_silent", help, Unit::Seconds, self.silent.clone());
+        let help = "How long ago GitHub last delivered well, and its log of deliveries was read";
+        registry.register_with_unit("delivery_age", help, Unit::Seconds, self.delivery_ages.clone());
+        registry.register("deliveries_missed", "Deliveries that failed and have not come yet", self.missed.clone());
     }
 
     /// Counts a delivery.
     pub fn delivery(&self, outcome: DeliveryOutcome) {
         self.deliveries.get_or_create(&ByOutcome { outcome }).inc();
+    }
+
+    /// Counts how long a pulled delivery took.
+    pub fn pull_lag(&self, lag: Duration) {
+        self.pull_lag.observe(lag.as_secs_f64());
     }
 
     /// Counts a call to GitHub. `route` is the template (`/repos/{owner}/{repo}/…`), never the path;
@@ -304,12 +325,25 @@ impl Metrics {
             self.draining.get_or_create(&by).set(i64::from(host.draining));
             self.silent.get_or_create(&by).set(host.silent_for_s);
         }
+        self.read_deliveries(pool).await?;
         for _ in 0..MAX_PAGES {
             let page = views::gone_vms(pool, *told, SETTLE_S, PAGE).await?;
             let Some(last) = page.last() else { break };
             *told = Cursor { at: last.times.gone_at.unwrap_or(told.at), id: last.id.0 };
             page.iter().for_each(|vm| self.tell(vm));
         }
+        Ok(())
+    }
+
+    async fn read_deliveries(&self, pool: &PgPool) -> Result<()> {
+        let health = delivery_log::health(pool).await?;
+        for (age, at) in [("good", health.good_at), ("log_read", health.read_at)] {
+            if let Some(at) = at {
+                let seconds = (Utc::now() - at).as_seconds_f64();
+                self.delivery_ages.get_or_create(&ByAge { age }).set(seconds);
+            }
+        }
+        self.missed.set(health.missed);
         Ok(())
     }
 
@@ -320,6 +354,7 @@ impl Metrics {
         self.slots.clear();
         self.draining.clear();
         self.silent.clear();
+        self.delivery_ages.clear();
     }
 
     fn tell(&self, vm: &GoneVm) {

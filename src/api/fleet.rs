@@ -109,6 +109,12 @@ pub struct Host {
     pub drained_at: Option<DateTime<Utc>>,
     /// Images whose last boot failed here.
     pub failing_images: Vec<FailingImage>,
+    /// Profiles that it can boot: hardware, memory and image are there. Null: it has not said yet.
+    #[serde(default)]
+    pub can_boot: Option<Vec<String>>,
+    /// Profiles that its configuration has otherwise than the gateway.
+    #[serde(default)]
+    pub differs: Vec<String>,
 }
 
 /// An image that failed on a host.

@@ -98,6 +98,9 @@ pub struct Status {
     pub readiness: String,
     /// When the last delivery came.
     pub last_delivery_at: Option<DateTime<Utc>>,
+    /// How GitHub's deliveries do, by its own log.
+    #[serde(default)]
+    pub deliveries: DeliveryHealth,
     /// The jobs that are not over.
     pub queue: Queue,
     /// The jobs that ended in the last 24 hours.
@@ -106,6 +109,19 @@ pub struct Status {
     pub hosts: Vec<Host>,
     /// What is wrong, worst first. Empty: nothing.
     pub problems: Vec<Trouble>,
+}
+
+/// How GitHub's deliveries do, by its own log.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct DeliveryHealth {
+    /// When GitHub last had an answer of 2xx; null: not in the last three days, or they are pulled.
+    pub good_at: Option<DateTime<Utc>>,
+    /// When its log was read last.
+    pub log_read_at: Option<DateTime<Utc>>,
+    /// Deliveries that failed and have not come yet: they are asked for again.
+    pub missed: u64,
+    /// Of those, the ones that were asked for as often as they are.
+    pub given_up: u64,
 }
 
 /// The jobs that are not over.

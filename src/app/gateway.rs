@@ -35,6 +35,8 @@ const GITHUB_PERIOD: Duration = Duration::from_secs(60);
 const RELEASES_PERIOD: Duration = Duration::from_secs(6 * 60 * 60);
 /// What a gateway is made of.
 pub struct Gateway {
+    /// Names this gateway among several: holds leases, also after a restart.
+    pub id: Uuid,
     /// Acts as the gateway.
     pub pool: PgPool,
     /// Opens what is stored of tenants.
@@ -99,6 +101,7 @@ pub fn build(
     };
     let days = |span: Span| chrono::Duration::from_std(span.0).unwrap_or(chrono::Duration::MAX);
     Ok(Gateway {
+        id: own_id(config)?,
         pool: databases.gateway.clone(),
         ring: super::open_ring(config)?,
         github: super::github_client(config, section, metrics)?,
@@ -120,6 +123,24 @@ pub fn build(
         retention: Retention { deliveries: days(config.retention.deliveries), jobs: days(config.retention.jobs) },
         wakes,
     })
+}
+
+/// The gateway's id, made when it first starts. It outlives the daemon, so that a restart keeps what it held; the
+/// data directory belongs to one daemon at a time.
+fn own_id(config: &Config) -> Result<Uuid, AppError> {
+    let path = config.data_dir.join("gateway");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse().or_else(|_| write_id(&path)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => write_id(&path),
+        Err(source) => Err(source),
+    }
+    .map_err(|source| AppError::GatewayFile { path, source })
+}
+
+fn write_id(path: &Path) -> std::io::Result<Uuid> {
+    let id = Uuid::new_v4();
+    std::fs::write(path, format!("{id}\n"))?;
+    Ok(id)
 }
 
 /// Reads a secret of the configuration: a text file that nobody else may read.
@@ -145,7 +166,7 @@ impl Gateway {
     /// Starts the gateway's loops.
     #[must_use]
     pub fn start(self, loops: &Loops, told: &Told<'_>) -> Running {
-        let id = Uuid::new_v4();
+        let id = self.id;
         spawn_releases(loops, &self.github, told.releases);
         self.spawn_mint(loops, id);
         let check = Arc::new(AppCheck {

@@ -34,6 +34,8 @@ use tokio_util::task::TaskTracker;
 const DISPATCH_PERIOD: Duration = Duration::from_secs(2);
 /// How often machines and rows are compared.
 const SWEEP_PERIOD: Duration = Duration::from_secs(60);
+/// How often a host says what it can boot.
+const OFFER_PERIOD: Duration = Duration::from_secs(10);
 /// How often a host says that it lives.
 const BEAT_PERIOD: Duration = Duration::from_secs(5);
 
@@ -250,6 +252,11 @@ fn spawn_loops(loops: &Loops, dispatcher: &Arc<Dispatcher>, shutdown: Cancellati
         async move { sweep::pass(sweeper.drivers()).await.map(|_| More::No) }
     });
     let wake = By(Arc::clone(&machine.wakes), |wakes| &wakes.demand);
+    let reporter = Arc::clone(dispatcher);
+    loops.spawn("offer", OFFER_PERIOD, Never, move || {
+        let reporter = Arc::clone(&reporter);
+        async move { reporter.report().await.map(|_| More::No) }
+    });
     let dispatcher = Arc::clone(dispatcher);
     loops.spawn("dispatch", DISPATCH_PERIOD, wake, move || {
         let dispatcher = Arc::clone(&dispatcher);

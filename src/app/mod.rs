@@ -125,6 +125,13 @@ pub enum AppError {
         #[source]
         source: std::io::Error,
     },
+    /// The gateway's file cannot be read or written.
+    #[error("{path}, which names this gateway among several, cannot be used")]
+    GatewayFile {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     /// Signals cannot be waited for.
     #[error("signals cannot be waited for")]
     Signals(#[source] std::io::Error),

@@ -6,6 +6,7 @@ use super::loops::{By, Loops, More, Never};
 use crate::intake::Intake;
 use crate::metrics::Metrics;
 use crate::store::jobs::Patience;
+use crate::store::profiles;
 use crate::troubles::Troubles;
 use crate::upkeep::backfill::Backfill;
 use crate::upkeep::doubts::Doubts;
@@ -61,6 +62,8 @@ pub struct Upkeep {
     /// GitHub's limits.
     pub holds: Arc<Holds>,
     pool: PgPool,
+    /// Labels and descriptions of the profiles.
+    offer: Arc<(Vec<String>, Vec<String>)>,
     retention: Retention,
     wakes: Arc<Wakes>,
 }
@@ -104,6 +107,7 @@ impl Upkeep {
             rerun: gateway.rerun_lost_jobs.then(|| Arc::new(rerun())),
             holds: Arc::new(Holds { pool: pool.clone(), ring: Arc::clone(ring), github: github.clone() }),
             pool: pool.clone(),
+            offer: Arc::new(offer(gateway)),
             retention: gateway.retention,
             wakes: Arc::clone(&gateway.wakes),
         }
@@ -138,6 +142,11 @@ impl Upkeep {
             let holds = Arc::clone(&holds);
             async move { holds.pass().await.map(|_| More::No) }
         });
+        let (pool, offer) = (self.pool.clone(), Arc::clone(&self.offer));
+        loops.spawn("profiles", RECONCILE_PERIOD, Never, move || {
+            let (pool, offer) = (pool.clone(), Arc::clone(&offer));
+            async move { profiles::publish(&pool, &offer.0, &offer.1).await.map(|()| More::No) }
+        });
         let (pool, retention) = (self.pool.clone(), self.retention);
         loops.spawn("prune", PRUNE_PERIOD, Never, move || {
             let pool = pool.clone();
@@ -159,6 +168,12 @@ impl Upkeep {
             });
         }
     }
+}
+
+/// The profiles as they are published.
+fn offer(gateway: &Gateway) -> (Vec<String>, Vec<String>) {
+    let described = |profile| serde_json::to_string(profile).expect("a profile has only texts and numbers");
+    gateway.policy.profiles.iter().map(|(profile, _)| (profile.label.clone(), described(profile))).unzip()
 }
 
 fn doubts(gateway: &Gateway, troubles: &Arc<Troubles>) -> Doubts {

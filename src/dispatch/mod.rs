@@ -15,7 +15,7 @@ use crate::lifecycle::{Drivers, Machine};
 use crate::store::demand::{self, Binding};
 use crate::store::hosts::Health;
 use crate::store::vms::{self, NewVm, Vm};
-use crate::store::{StoreError, hosts};
+use crate::store::{StoreError, hosts, profiles};
 use crate::troubles;
 use std::collections::HashSet;
 
@@ -28,6 +28,26 @@ pub struct DispatchReport {
     pub planned: u32,
     /// Others were faster too often: another pass is called for.
     pub contended: u32,
+}
+
+/// What a host told of itself.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct OfferReport {
+    /// Profiles that it can boot.
+    pub can_boot: usize,
+    /// Profiles that its configuration has otherwise than the gateway.
+    pub differs: usize,
+}
+
+/// The published profiles that are here with another description, or not at all. Before a gateway has published any,
+/// none.
+fn differing(here: &[Profile], published: &[(String, String)]) -> Vec<String> {
+    let same = |label: &str, description: &str| {
+        let there = serde_json::from_str::<Profile>(description).ok();
+        here.iter().find(|profile| profile.label == label) == there.as_ref()
+    };
+    let differs = published.iter().filter(|(label, description)| !same(label, description));
+    differs.map(|(label, _)| label.clone()).collect()
 }
 
 fn no_image(profile: &Profile, host: &str) -> Trouble {
@@ -137,15 +157,41 @@ impl Dispatcher {
         Ok(())
     }
 
+    /// True when the machine is large and new enough for a profile.
+    fn could_run(&self, profile: &Profile) -> bool {
+        let need = Need { memory: profile.memory, cpus: profile.cpus };
+        profile.hardware.as_ref().is_none_or(|hardware| hardware.is_met_by(&self.hardware))
+            && self.capacity.could_ever_admit(need).is_ok()
+    }
+
+    /// Tells the fleet which profiles this host can boot, and which its configuration has otherwise than the gateway
+    /// published them.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn report(&self) -> Result<OfferReport, StoreError> {
+        let machine = self.machine();
+        let published = profiles::published(&machine.pool).await?;
+        let can_boot: Vec<String> = machine
+            .profiles
+            .iter()
+            .filter(|profile| self.could_run(profile) && machine.images.digest(&profile.image).is_some())
+            .map(|profile| profile.label.clone())
+            .collect();
+        let differs = differing(&machine.profiles, &published);
+        let report = OfferReport { can_boot: can_boot.len(), differs: differs.len() };
+        // Stale: a newer session of this host tells of itself.
+        let _ = hosts::set_offer(&machine.pool, machine.fence.host, machine.fence.session, &can_boot, &differs).await?;
+        Ok(report)
+    }
+
     /// What this host can do for a profile now; `None` when it cannot run it, or should not try.
     async fn offer<'a>(&self, profile: &'a Profile, live: &[Vm]) -> Result<Option<Offer<'a>>, StoreError> {
         let machine = self.machine();
-        let need = Need { memory: profile.memory, cpus: profile.cpus };
-        if profile.hardware.as_ref().is_some_and(|hardware| !hardware.is_met_by(&self.hardware))
-            || self.capacity.could_ever_admit(need).is_err()
-        {
+        if !self.could_run(profile) {
             return Ok(None);
         }
+        let need = Need { memory: profile.memory, cpus: profile.cpus };
         let image = machine.images.digest(&profile.image);
         let trouble = image.is_none().then(|| no_image(profile, &machine.name));
         machine.troubles.set(&troubles::missing_image(&profile.label), trouble);

@@ -77,6 +77,29 @@ pub async fn beat(db: impl PgExecutor<'_>, id: HostId, session: i64) -> Result<A
     Ok(Applied::from_rows(rows))
 }
 
+/// Writes what a host can boot, and in which profiles its configuration differs. Stale when that is known, or a newer
+/// session began.
+pub async fn set_offer(
+    db: impl PgExecutor<'_>,
+    id: HostId,
+    session: i64,
+    can_boot: &[String],
+    differs: &[String],
+) -> Result<Applied> {
+    let rows = sqlx::query!(
+        "UPDATE hosts SET can_boot = $3, differs = $4
+         WHERE id = $1 AND session = $2 AND (can_boot, differs) IS DISTINCT FROM ($3, $4)",
+        id.0,
+        session,
+        can_boot,
+        differs
+    )
+    .execute(db)
+    .await?
+    .rows_affected();
+    Ok(Applied::from_rows(rows))
+}
+
 /// The public key that JIT configs for this host are sealed to.
 pub async fn public_key(db: impl PgExecutor<'_>, id: HostId) -> Result<Option<Vec<u8>>> {
     Ok(sqlx::query_scalar!("SELECT public_key FROM hosts WHERE id = $1", id.0).fetch_optional(db).await?)
@@ -164,6 +187,10 @@ pub struct Host {
     pub drained_at: Option<DateTime<Utc>>,
     /// Vms that hold a slot.
     pub vms: i64,
+    /// Profiles that it can boot; `None`: it has not said yet.
+    pub can_boot: Option<Vec<String>>,
+    /// Profiles that its configuration has otherwise than the gateway.
+    pub differs: Option<Vec<String>>,
 }
 
 /// Every host, by name.
@@ -172,7 +199,7 @@ pub async fn all(db: impl PgExecutor<'_>) -> Result<Vec<Host>> {
         Host,
         r#"SELECT h.id AS "id: HostId", h.name, h.hypervisor, h.hardware, h.os, h.architecture, h.slots, h.cpus, h.memory,
                   h.version, h.runner_version, h.beat_at, extract(epoch FROM clock_timestamp() - h.beat_at)::float8 AS "silent_for_s!",
-                  h.draining, h.drain_reason, h.drained_by, h.drained_at,
+                  h.draining, h.drain_reason, h.drained_by, h.drained_at, h.can_boot, h.differs,
                   (SELECT count(*) FROM vms v WHERE v.host_id = h.id AND v.state <> 'gone') AS "vms!"
            FROM hosts h ORDER BY h.name"#
     )

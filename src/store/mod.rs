@@ -15,6 +15,7 @@ pub mod github_holds;
 pub mod hosts;
 pub mod jobs;
 pub mod pass_leases;
+pub mod profiles;
 pub mod refusals;
 pub mod repositories;
 pub mod runners;

@@ -34,8 +34,8 @@ use uuid::Uuid;
 
 /// Its name among the leases.
 const PASS: &str = "backfill";
-/// How long another gateway waits for this one: some periods.
-const LEASE: Duration = Duration::from_secs(300);
+/// How long another gateway waits for this one: less than two periods.
+const LEASE: Duration = Duration::from_secs(100);
 /// Repositories of one pass.
 const BATCH: i64 = 50;
 /// Open jobs of one repository that are compared; of more, the oldest.

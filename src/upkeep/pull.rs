@@ -26,8 +26,9 @@ use uuid::Uuid;
 
 /// Its name among the leases.
 const PASS: &str = "pull";
-/// How long another gateway waits for this one: some periods.
-const LEASE: Duration = Duration::from_secs(20);
+/// How long another gateway waits for this one: some periods. A pass that takes longer may meet another's: each
+/// delivery is applied once all the same.
+const LEASE: Duration = Duration::from_secs(15);
 /// How much of the log one pass reads. An attempt enters it once GitHub has given up waiting for an answer: ten seconds.
 const BOUNDS: Bounds = Bounds { pages: 10, overlap: TimeDelta::seconds(60) };
 /// Payloads that are fetched at once.
@@ -134,6 +135,9 @@ impl Pull {
             }
         };
         self.metrics.delivery(outcome);
+        if let Ok(lag) = (Utc::now() - detail.delivery.delivered_at).to_std() {
+            self.metrics.pull_lag(lag);
+        }
         self.fetched.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }

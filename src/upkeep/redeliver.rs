@@ -20,8 +20,8 @@ use uuid::Uuid;
 
 /// Its name among the leases.
 const PASS: &str = "redeliver";
-/// How long another gateway waits for this one: some periods.
-const LEASE: Duration = Duration::from_secs(300);
+/// How long another gateway waits for this one: less than two periods.
+const LEASE: Duration = Duration::from_secs(100);
 /// How much of the log one pass reads.
 const BOUNDS: Bounds = Bounds { pages: 10, overlap: TimeDelta::minutes(10) };
 /// Deliveries that one pass asks for.

@@ -26,8 +26,8 @@ use uuid::Uuid;
 
 /// Its name among the leases.
 const PASS: &str = "registrations";
-/// How long another gateway waits for this one: some periods.
-const LEASE: Duration = Duration::from_secs(300);
+/// How long another gateway waits for this one: less than two periods.
+const LEASE: Duration = Duration::from_secs(100);
 /// Repositories of one pass.
 const BATCH: i64 = 20;
 /// GitHub itself removes a JIT runner that was not connected for a day:

@@ -3,11 +3,12 @@
 use crate::support::world::{LABEL, Setup, World, working_for};
 use chrono::Utc;
 use fake_github::runner::{Behaviour, Work};
-use fake_github::{Conclusion, Visibility};
+use fake_github::{AccountKind, Conclusion, Visibility};
 use flyci::domain::runner::name_prefix;
 use flyci::github::{HeldBudget, Hold, InstallationId, RepositoryRef, Scope};
 use flyci::hypervisor::fake::{Fault, Step};
 use flyci::upkeep::holds::Holds;
+use flyci::upkeep::redeliver::Redeliver;
 use std::time::Duration;
 
 /// A runner that never asks for a job.
@@ -49,7 +50,8 @@ async fn a_delivery_that_failed_is_asked_for_again_and_its_job_is_served() {
 async fn a_delivery_that_keeps_failing_is_asked_for_less_and_less() {
     let mut world = World::new().await;
     world.settled().await;
-    let redeliver = world.upkeep().redeliver.clone().expect("deliveries come by webhook");
+    let gateway = world.upkeep().redeliver.as_ref().expect("deliveries come by webhook").gateway;
+    let redeliver = Redeliver { pool: world.db.gateway.clone(), github: world.client(), gateway };
     world.stop().await;
     world.queue();
     world.settled().await;
@@ -180,8 +182,8 @@ async fn two_rounds_of_the_passes_settle_what_was_lost() {
         world.upkeep().doubts.pass().await.expect("a pass");
     }
     assert_eq!(
-        world.texts("SELECT state FROM jobs ORDER BY received_at").await,
-        ["done", "cancelled", "queued", "queued"],
+        world.texts("SELECT state FROM jobs ORDER BY state").await,
+        ["cancelled", "done", "queued", "queued"],
         "no later than after two rounds"
     );
     world.machines.heal(Step::Ready);
@@ -248,7 +250,7 @@ async fn a_registration_whose_runner_is_over_is_deleted() {
     world.until("it is registered", async || world.github.all_runners().len() == 1).await;
     // As if the row's end had been written, and GitHub had not done what it was asked.
     world.execute("UPDATE jobs SET state = 'cancelled', ended_at = clock_timestamp()").await;
-    world.execute("UPDATE runners SET state = 'removed', removed_at = clock_timestamp()").await;
+    world.execute("UPDATE runners SET state = 'removed', removed_at = clock_timestamp(), sealed_jit = NULL").await;
     world.repositories_are_due().await;
     world
         .until("the registration is deleted", async || {
@@ -388,16 +390,18 @@ async fn a_permission_taken_away_is_told_to_the_operator() {
 #[tokio::test]
 async fn what_one_gateway_is_told_to_wait_all_gateways_wait() {
     let world = known_world(Setup::default()).await;
-    let acme = InstallationId(world.acme.id);
+    let idle = world.github.install("globex", AccountKind::Organization);
+    let idle = InstallationId(idle.id);
+    world.until("it is known", async || world.texts("SELECT id::text FROM tenants").await.len() == 2).await;
     let told = world.client();
-    told.hold(&Hold { installation: Some(acme), budget: HeldBudget::All, wait: Duration::from_secs(300) });
+    told.hold(&Hold { installation: Some(idle), budget: HeldBudget::All, wait: Duration::from_secs(300) });
     let ring = std::sync::Arc::clone(&world.upkeep().holds.ring);
     let other = Holds { pool: world.db.gateway.clone(), ring, github: told };
     assert_eq!(other.pass().await.expect("a pass").told, 1);
     assert!(world.upkeep().holds.github.holds().is_empty());
     assert_eq!(world.upkeep().holds.pass().await.expect("a pass").obeyed, 1);
     let held = world.upkeep().holds.github.holds();
-    assert_eq!(held.iter().map(|hold| (hold.installation, hold.budget)).collect::<Vec<_>>(), [(Some(acme), HeldBudget::All)]);
+    assert_eq!(held.iter().map(|hold| (hold.installation, hold.budget)).collect::<Vec<_>>(), [(Some(idle), HeldBudget::All)]);
     world.execute("UPDATE github_holds SET until = clock_timestamp()").await;
     world.upkeep().holds.pass().await.expect("a pass");
     world.nothing_is_left().await;
@@ -441,5 +445,18 @@ async fn a_pull_that_was_away_fetches_what_it_missed() {
     world.start().await;
     assert_eq!(world.completed(second).await.conclusion, Some(Conclusion::Success));
     world.jobs_are(&["done", "done"]).await;
+    world.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn a_host_whose_profiles_are_not_the_gateways_says_so() {
+    let world = World::new().await;
+    let differs = "SELECT array_to_string(can_boot, ',') || '/' || array_to_string(differs, ',') FROM hosts";
+    world.until("it says what it can boot", async || world.texts(differs).await == ["flyci-test/"]).await;
+    world
+        .until("the profile is published", async || world.texts("SELECT label FROM profiles").await == [LABEL])
+        .await;
+    world.execute("UPDATE profiles SET description = jsonb_set(description, '{cpus}', '64')").await;
+    world.until("it says that its own is another", async || world.texts(differs).await == ["flyci-test/flyci-test"]).await;
     world.nothing_is_left().await;
 }

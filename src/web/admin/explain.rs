@@ -76,6 +76,9 @@ impl Facts {
     /// The hosts that can run the profile at all.
     fn able<'a>(&'a self, profile: &'a Profile) -> impl Iterator<Item = &'a Host> {
         self.hosts.iter().filter(move |host| {
+            if let Some(labels) = &host.can_boot {
+                return labels.contains(&profile.label) && host.slots > 0;
+            }
             let memory = u64::try_from(host.memory).unwrap_or(0);
             profile.hardware.as_ref().is_none_or(|need| need.is_met_by(&host.hardware))
                 && memory >= profile.memory.0
@@ -259,12 +262,24 @@ fn supply(job: &JobRow, profile: &Profile, facts: &Facts) -> Reason {
 fn no_host(profile: &Profile, facts: &Facts) -> Reason {
     let need = profile.hardware.as_ref().map_or_else(String::new, |need| format!("{need} and "));
     let evidence = format!(
-        "`{}` needs {need}{} of memory; none of the {} hosts has that",
+        "`{}` needs {need}{} of memory and the image `{}`; none of the {} hosts has that{}",
         profile.label,
         profile.memory,
-        facts.hosts.len()
+        profile.image,
+        facts.hosts.len(),
+        differing(profile, facts)
     );
     because(Waiting::NoHostForProfile, evidence, Some("join a host that can, or make the profile smaller".to_owned()))
+}
+
+/// Hosts that would make another vm of the profile than the gateway promises.
+fn differing(profile: &Profile, facts: &Facts) -> String {
+    let differs = |host: &&Host| host.differs.as_ref().is_some_and(|labels| labels.contains(&profile.label));
+    let hosts: Vec<&Host> = facts.hosts.iter().filter(differs).collect();
+    if hosts.is_empty() {
+        return String::new();
+    }
+    format!("; the configuration of {} has another `{}` than the gateway's", names(&hosts), profile.label)
 }
 
 fn quarantined(working: &[&Host], profile: &Profile, facts: &Facts) -> Reason {

@@ -138,6 +138,8 @@ fn show(host: Host, load: &[Load], failing: &[ImageHealth], releases: &RunnerRel
         drain_reason: host.drain_reason,
         drained_by: host.drained_by,
         drained_at: host.drained_at,
+        can_boot: host.can_boot,
+        differs: host.differs.unwrap_or_default(),
     }
 }
 

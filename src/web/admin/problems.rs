@@ -3,13 +3,17 @@
 use super::{AdminState, runner_age};
 use crate::api::{Host, Trouble};
 use crate::domain::reason::Waiting;
+use crate::store::delivery_log::Health;
 use crate::store::tenants::{self, Admission};
 use crate::store::views;
 use crate::web::failure::Failure;
+use chrono::{DateTime, Utc};
 use std::fmt::Display;
 
 /// So many of one kind are listed; more of the same says nothing new.
 const EACH: i64 = 5;
+/// GitHub's log is read at least each minute: later than this it is not, in seconds.
+const UNREAD_AFTER_S: i64 = 600;
 /// A vm that is being destroyed for longer is stuck, in seconds.
 const STUCK_AFTER_S: f64 = 120.0;
 
@@ -28,7 +32,7 @@ fn trouble(what: impl Display, evidence: impl Display, fix: impl Display) -> Tro
 }
 
 /// Everything that is wrong, worst first.
-pub async fn read(state: &AdminState, hosts: &[Host]) -> Result<Vec<Trouble>, Failure> {
+pub async fn read(state: &AdminState, hosts: &[Host], log: &Health) -> Result<Vec<Trouble>, Failure> {
     let mut all = Vec::new();
     all.extend(readiness(state.readiness.word()));
     all.extend(state.troubles.all());
@@ -38,7 +42,9 @@ pub async fn read(state: &AdminState, hosts: &[Host]) -> Result<Vec<Trouble>, Fa
     all.extend(quarantined(hosts));
     all.extend(runners(state).await?);
     all.extend(stuck(state).await?);
+    all.extend(missed(log, &state.about.intake, chrono::Utc::now()));
     all.extend(no_host(state, hosts));
+    all.extend(differing(hosts));
     all.extend(deferred(state).await?);
     all.extend(unknown_labels(state).await?);
     all.extend(deliveries(state).await?);
@@ -131,9 +137,10 @@ async fn stuck(state: &AdminState) -> Result<Vec<Trouble>, Failure> {
 
 /// Profiles that no host can ever run.
 fn no_host<'a>(state: &'a AdminState, hosts: &'a [Host]) -> impl Iterator<Item = Trouble> + 'a {
-    let fits = |profile: &crate::domain::profile::Profile, host: &Host| {
-        host.memory_bytes >= profile.memory.0
-            && profile.hardware.as_ref().is_none_or(|need| need.is_met_by(&host.hardware))
+    let fits = |profile: &crate::domain::profile::Profile, host: &Host| match &host.can_boot {
+        Some(labels) => labels.contains(&profile.label),
+        None => host.memory_bytes >= profile.memory.0
+            && profile.hardware.as_ref().is_none_or(|need| need.is_met_by(&host.hardware)),
     };
     // Before the first host has come, every profile would be told.
     let profiles = if hosts.is_empty() { &[][..] } else { &state.about.profiles[..] };
@@ -141,8 +148,41 @@ fn no_host<'a>(state: &'a AdminState, hosts: &'a [Host]) -> impl Iterator<Item =
         let need = profile.hardware.as_ref().map_or_else(String::new, |need| format!(" and hardware {need}"));
         trouble(
             format!("no host can run `{}`", profile.label),
-            format!("it needs {} of memory{need}", profile.memory),
-            "join a host that can, or change the profile",
+            format!("it needs {} of memory{need}, and the image `{}`", profile.memory, profile.image),
+            "join a host that can, or change the profile; flyci image list on a host shows its images",
+        )
+    })
+}
+
+/// Hosts that would make another vm of a profile than the gateway promises.
+fn differing(hosts: &[Host]) -> impl Iterator<Item = Trouble> + '_ {
+    hosts.iter().filter(|host| !host.differs.is_empty()).map(|host| {
+        trouble(
+            format!("{} has other profiles than the gateway", host.name),
+            format!("its configuration differs in {}", host.differs.join(", ")),
+            format!("make [[profiles]] the same on {} as on the gateway, and start flyci there again", host.name),
+        )
+    })
+}
+
+/// GitHub's deliveries do not come, or its log of them is not read.
+fn missed(log: &Health, intake: &str, now: DateTime<Utc>) -> Option<Trouble> {
+    let unread_s = log.read_at.map_or(0, |at| (now - at).num_seconds());
+    if unread_s > UNREAD_AFTER_S {
+        return Some(trouble(
+            "GitHub's log of deliveries is not read",
+            format!("the last time was {unread_s} s ago"),
+            "look for `redeliver` or `pull` in the gateways' logs",
+        ));
+    }
+    // Where deliveries are pulled, GitHub's own all fail.
+    let failed_last = log.failed_at.is_some_and(|failed| log.good_at.is_none_or(|good| failed > good));
+    (intake == "webhook" && log.missed > 0 && (failed_last || log.given_up > 0)).then(|| {
+        let good = log.good_at.map_or_else(|| "never".to_owned(), |at| at.format("%Y-%m-%d %H:%M:%S UTC").to_string());
+        trouble(
+            "GitHub's deliveries do not arrive",
+            format!("{} failed and have not come yet, {} of them for good; the last good one: {good}", log.missed, log.given_up),
+            "is the webhook's URL in the App's settings this gateway's, its certificate valid, its port open? GitHub shows why under Advanced, Recent deliveries; missing jobs are found meanwhile, only later",
         )
     })
 }

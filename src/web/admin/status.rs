@@ -4,7 +4,7 @@ use super::jobs::MAX_CLAIMS;
 use super::{AdminState, hosts, problems};
 use crate::api;
 use crate::metrics::CONTENT_TYPE;
-use crate::store::views;
+use crate::store::{delivery_log, views};
 use crate::web::failure::Failure;
 use axum::Json;
 use axum::extract::State;
@@ -16,8 +16,9 @@ pub async fn status(State(state): State<AdminState>) -> Result<Json<api::Status>
     let claims = views::claims(&state.pool, state.about.vms_per_tenant, MAX_CLAIMS).await?;
     let queue = views::queue(&state.pool).await?;
     let day = views::day(&state.pool).await?;
+    let log = delivery_log::health(&state.pool).await?;
     let hosts = hosts::read(&state).await?;
-    let problems = problems::read(&state, &hosts).await?;
+    let problems = problems::read(&state, &hosts, &log).await?;
     let claimed = u64::try_from(claims.len()).unwrap_or(u64::MAX);
     Ok(Json(api::Status {
         fleet_id: state.about.fleet.to_string(),
@@ -28,6 +29,12 @@ pub async fn status(State(state): State<AdminState>) -> Result<Json<api::Status>
         intake: state.about.intake.clone(),
         readiness: state.readiness.word().to_owned(),
         last_delivery_at: views::last_delivery(&state.pool).await?,
+        deliveries: api::DeliveryHealth {
+            good_at: log.good_at,
+            log_read_at: log.read_at,
+            missed: total(log.missed),
+            given_up: total(log.given_up),
+        },
         queue: api::Queue {
             waiting: total(queue.waiting),
             queued: total(queue.queued).saturating_sub(claimed),
