@@ -22,7 +22,7 @@
 //! | [`mint`] | a requested runner becomes a minted one (gateway) |
 //! | [`dispatch`] | free slots and ready VMs find demand (host) |
 //! | [`lifecycle`] | one driver per VM, from clone to destruction (host) |
-//! | [`upkeep`] | sweeps, expiry, pruning |
+//! | [`upkeep`] | tables, machines and GitHub are kept in agreement; pruning |
 //! | [`metrics`] | what Prometheus reads |
 //! | [`api`] | the JSON of the admin API |
 //! | [`web`] | HTTP: webhook, health, API, metrics |

@@ -350,12 +350,7 @@ impl Roles<'_> {
             gateway.check_master_key(self.config).await?;
         }
         let ring = gateway.as_ref().map(|gateway| Arc::clone(&gateway.ring));
-        let told = gateway::Told {
-            readiness: &readiness,
-            troubles: &troubles,
-            releases: &releases,
-            metrics: &metrics,
-        };
+        let told = gateway::Told { readiness: &readiness, troubles: &troubles, releases: &releases, metrics: &metrics };
         let by_webhook = gateway.as_ref().is_some_and(|gateway| gateway.by_webhook);
         let running = gateway.map(|gateway| gateway.start(&loops, &told));
         let machine = self.host(fleet, &wakes, &troubles, &loops, overrides).await?;

@@ -23,7 +23,12 @@ pub fn status() -> Status {
         intake: "webhook".into(),
         readiness: "ready".into(),
         last_delivery_at: Some(before(3.2)),
-        deliveries: DeliveryHealth { good_at: Some(before(3.2)), log_read_at: Some(before(20.0)), missed: 0, given_up: 0 },
+        deliveries: DeliveryHealth {
+            good_at: Some(before(3.2)),
+            log_read_at: Some(before(20.0)),
+            missed: 0,
+            given_up: 0,
+        },
         queue: Queue { waiting: 1, queued: 6, claimed: 2, running: 3, oldest_queued_at: Some(before(130.0)) },
         day: Day { done: 1_812, cancelled: 14, unserved: 0, lost: 0, wait_p50_s: Some(9.1), wait_p99_s: Some(100.4) },
         hosts: vec![host("mini-07", "ready", 2), draining(), quarantined()],

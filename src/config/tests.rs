@@ -205,6 +205,17 @@ image = "x"
 }
 
 #[test]
+fn pulled_deliveries_need_no_certificate_and_no_secret() {
+    let text = "[github]\napp_id = 1\nprivate_key_file = \"github-app.pem\"\nintake = \"pull\"\n\
+        [host]\nhypervisor = \"fake\"\nname = \"mini-1\"\n";
+    assert_eq!(faults(text, &[]), Vec::<String>::new());
+    let by_webhook = faults(&text.replace("pull", "webhook"), &[]).join("\n");
+    for key in ["web.tls.cert_file", "web.tls.key_file", "github.webhook_secret_file"] {
+        assert!(by_webhook.contains(key), "{by_webhook}");
+    }
+}
+
+#[test]
 fn the_environment_goes_over_the_file_and_is_named_in_faults() {
     let variables = [
         ("FLYCI_HOST__SLOTS", "1"),

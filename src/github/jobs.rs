@@ -153,12 +153,7 @@ impl GitHub {
     ///
     /// # Errors
     /// [`GitHubError::Forbidden`]: the run is under way, or too old, or the App may not.
-    pub async fn rerun_job(
-        &self,
-        installation: InstallationId,
-        repository: RepositoryRef<'_>,
-        job: u64,
-    ) -> Result<()> {
+    pub async fn rerun_job(&self, installation: InstallationId, repository: RepositoryRef<'_>, job: u64) -> Result<()> {
         let at = Place::new(installation, repository, PermissionSet::RerunActions)?;
         let template = "/repos/{owner}/{repo}/actions/jobs/{job_id}/rerun";
         let request = Request::post(template, &[at.owner, at.name, &job.to_string()]);

@@ -34,8 +34,8 @@ mod runners;
 mod transport;
 
 pub use app::{App, Deliveries, Delivery, DeliveryDetail, Installation, Payload, Repository};
-pub use governor::HeldBudget;
 pub use error::{Call, Credential, Denial, GitHubError, NetworkFault, OptionsError, Refusal, Result, Unreadable};
+pub use governor::HeldBudget;
 pub use jobs::{JobInfo, OpenJobs, RunInfo};
 pub use lenient::Name;
 pub use permission::{Access, EVENTS, PERMISSIONS, Permission, Scope, missing_events, missing_permissions};

@@ -27,12 +27,7 @@ impl Intake {
     ///
     /// # Errors
     /// When it cannot be stored now.
-    pub async fn found(
-        &self,
-        place: &Place,
-        repository: RepositoryId,
-        info: &JobInfo,
-    ) -> Result<Receipt, IntakeError> {
+    pub async fn found(&self, place: &Place, repository: RepositoryId, info: &JobInfo) -> Result<Receipt, IntakeError> {
         let job = told(info);
         let Some(said) = job.said(&info.status) else { return Ok(Receipt::NotUnderstood("unknown_status")) };
         let known = Known { tenant: place.tenant.clone(), keys: Arc::clone(&place.keys) };

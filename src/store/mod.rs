@@ -14,6 +14,7 @@ pub mod fleet;
 pub mod github_holds;
 pub mod hosts;
 pub mod jobs;
+pub mod lost_jobs;
 pub mod pass_leases;
 pub mod profiles;
 pub mod refusals;

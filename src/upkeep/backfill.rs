@@ -131,7 +131,11 @@ impl Backfill {
             self.scan_or_log(repository, &mut report).await?;
         }
         if report.found > 0 || report.doubted > 0 {
-            tracing::info!(found = report.found, doubted = report.doubted, "deliveries were lost: GitHub's list of open jobs is not ours");
+            tracing::info!(
+                found = report.found,
+                doubted = report.doubted,
+                "deliveries were lost: GitHub's list of open jobs is not ours"
+            );
             self.wakes.doubt.notify_one();
         }
         Ok(report)

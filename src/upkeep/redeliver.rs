@@ -74,8 +74,7 @@ impl Redeliver {
         }
         let read = log::read(&self.pool, &self.github, self, &BOUNDS, now).await?;
         delivery_log::settle_missed(&self.pool, now - log::KEPT).await?;
-        let mut report =
-            RedeliverReport { pages: read.pages, partial: read.partial, ..RedeliverReport::default() };
+        let mut report = RedeliverReport { pages: read.pages, partial: read.partial, ..RedeliverReport::default() };
         for missed in delivery_log::due_missed(&self.pool, BATCH).await? {
             self.ask(&missed, &mut report).await?;
         }

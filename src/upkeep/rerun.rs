@@ -10,7 +10,7 @@
 use crate::github::{GitHub, GitHubError};
 use crate::place::{self, PlaceError};
 use crate::secrets::{Column, KeyRing, SecretsError};
-use crate::store::jobs::{self, LostJob};
+use crate::store::lost_jobs::{self, LostJob};
 use crate::store::{Applied, StoreError};
 use sqlx::PgPool;
 use std::sync::Arc;
@@ -64,8 +64,8 @@ impl Rerun {
     /// When the database is away. A job that cannot be asked for is logged, and stops no other.
     pub async fn pass(&self) -> Result<RerunReport, StoreError> {
         let mut report = RerunReport::default();
-        for job in jobs::to_rerun(&self.pool, ATTEMPTS, BATCH).await? {
-            if jobs::begin_rerun(&self.pool, job.id).await? == Applied::Stale {
+        for job in lost_jobs::to_rerun(&self.pool, ATTEMPTS, BATCH).await? {
+            if lost_jobs::begin_rerun(&self.pool, job.id).await? == Applied::Stale {
                 continue;
             }
             match self.ask(&job).await {
@@ -79,7 +79,7 @@ impl Rerun {
                 }
                 Err(error) => {
                     tracing::warn!(job.id = %job.id, error = %crate::errors::chain(&error), "GitHub does not run the lost job again yet");
-                    jobs::rerun_later(&self.pool, job.id, REFUSED_WAIT).await?;
+                    lost_jobs::rerun_later(&self.pool, job.id, REFUSED_WAIT).await?;
                     report.postponed += 1;
                 }
             }
@@ -89,7 +89,7 @@ impl Rerun {
 
     async fn ask(&self, job: &LostJob) -> Result<(), RerunError> {
         let place = place::open(&self.pool, &self.ring, job.tenant, job.repository).await?;
-        let sealed = jobs::github_id(&self.pool, job.id).await?.ok_or(PlaceError::Missing("job"))?;
+        let sealed = lost_jobs::github_id(&self.pool, job.id).await?.ok_or(PlaceError::Missing("job"))?;
         let id = place.keys.open_id(Column::JobGithubId, job.id.0, &sealed)?;
         Ok(self.github.rerun_job(place.installation, place.repository(), id).await?)
     }

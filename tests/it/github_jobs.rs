@@ -53,7 +53,11 @@ async fn open_jobs_are_found_in_queued_runs_and_in_runs_under_way() {
     assert_eq!((ids(&first), first.complete), (vec![11, 21, 22], true));
     let again = github.open_jobs(INSTALLATION, APP_7, first.etag.as_deref()).await.expect("asked");
     assert_eq!((first.requests, again.requests), (4, 2));
-    assert_eq!((ids(&again), again.unchanged, again.etag), (vec![21, 22], true, first.etag), "an unchanged queue costs no budget");
+    assert_eq!(
+        (ids(&again), again.unchanged, again.etag),
+        (vec![21, 22], true, first.etag),
+        "an unchanged queue costs no budget"
+    );
 }
 
 #[tokio::test]

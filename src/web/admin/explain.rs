@@ -225,6 +225,15 @@ fn too_old(profile: &Profile, facts: &Facts) -> Option<Reason> {
 /// What the hosts say.
 fn supply(job: &JobRow, profile: &Profile, facts: &Facts) -> Reason {
     let able: Vec<&Host> = facts.able(profile).collect();
+    // What this process's host lacks is told in full, where no other host has it.
+    let missing = facts.troubles.get(&troubles::missing_image(&profile.label));
+    if let Some(missing) = missing.filter(|_| able.len() <= 1 && facts.hosts.len() == 1) {
+        return because(
+            Waiting::NoHostForProfile,
+            format!("{}: {}", missing.what, missing.evidence),
+            Some(missing.fix),
+        );
+    }
     if able.is_empty() {
         return no_host(profile, facts);
     }
@@ -241,14 +250,6 @@ fn supply(job: &JobRow, profile: &Profile, facts: &Facts) -> Reason {
         return quarantined(&working, profile, facts);
     }
     let heard: Vec<&Host> = sound.iter().copied().filter(|host| host.silent_for_s <= SILENT_AFTER_S).collect();
-    // This process is the only host that could: what it lacks, nobody has.
-    if let (1, Some(missing)) = (able.len(), facts.troubles.get(&troubles::missing_image(&profile.label))) {
-        return because(
-            Waiting::NoHostForProfile,
-            format!("{}: {}", missing.what, missing.evidence),
-            Some(missing.fix),
-        );
-    }
     if heard.iter().any(|host| facts.has_room(host, profile)) {
         return because(
             Waiting::BeingServed,
@@ -269,7 +270,11 @@ fn no_host(profile: &Profile, facts: &Facts) -> Reason {
         facts.hosts.len(),
         differing(profile, facts)
     );
-    because(Waiting::NoHostForProfile, evidence, Some("join a host that can, or make the profile smaller".to_owned()))
+    because(
+        Waiting::NoHostForProfile,
+        evidence,
+        Some("join a host that can, give one the image (flyci image build there), or change the profile".to_owned()),
+    )
 }
 
 /// Hosts that would make another vm of the profile than the gateway promises.

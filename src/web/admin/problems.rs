@@ -139,8 +139,10 @@ async fn stuck(state: &AdminState) -> Result<Vec<Trouble>, Failure> {
 fn no_host<'a>(state: &'a AdminState, hosts: &'a [Host]) -> impl Iterator<Item = Trouble> + 'a {
     let fits = |profile: &crate::domain::profile::Profile, host: &Host| match &host.can_boot {
         Some(labels) => labels.contains(&profile.label),
-        None => host.memory_bytes >= profile.memory.0
-            && profile.hardware.as_ref().is_none_or(|need| need.is_met_by(&host.hardware)),
+        None => {
+            host.memory_bytes >= profile.memory.0
+                && profile.hardware.as_ref().is_none_or(|need| need.is_met_by(&host.hardware))
+        }
     };
     // Before the first host has come, every profile would be told.
     let profiles = if hosts.is_empty() { &[][..] } else { &state.about.profiles[..] };
