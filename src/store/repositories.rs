@@ -130,18 +130,25 @@ pub async fn mark_removed(db: impl PgExecutor<'_>, id: RepositoryId) -> Result<(
 
 /// Puts a repository in doubt: GitHub is asked what it is called, and whether we reach it.
 pub async fn doubt(db: impl PgExecutor<'_>, id: RepositoryId) -> Result<()> {
-    sqlx::query!(
-        "UPDATE repositories SET verify_since = coalesce(verify_since, clock_timestamp()) WHERE id = $1 AND removed_at IS NULL",
-        id.0
-    )
-    .execute(db)
-    .await?;
+    sqlx::query!("UPDATE repositories SET verify_since = clock_timestamp() WHERE id = $1 AND removed_at IS NULL", id.0)
+        .execute(db)
+        .await?;
     Ok(())
 }
 
-/// Takes the doubt away.
-pub async fn confirm(db: impl PgExecutor<'_>, id: RepositoryId) -> Result<()> {
-    sqlx::query!("UPDATE repositories SET verify_since = NULL WHERE id = $1", id.0).execute(db).await?;
+/// Since when a repository is in doubt.
+pub async fn doubted_since(db: impl PgExecutor<'_>, id: RepositoryId) -> Result<Option<DateTime<Utc>>> {
+    Ok(sqlx::query_scalar!("SELECT verify_since FROM repositories WHERE id = $1", id.0)
+        .fetch_optional(db)
+        .await?
+        .flatten())
+}
+
+/// Takes the doubt of `since` away; one that came while GitHub was asked stays.
+pub async fn confirm(db: impl PgExecutor<'_>, id: RepositoryId, since: Option<DateTime<Utc>>) -> Result<()> {
+    sqlx::query!("UPDATE repositories SET verify_since = nullif(verify_since, $2) WHERE id = $1", id.0, since)
+        .execute(db)
+        .await?;
     Ok(())
 }
 

@@ -162,17 +162,24 @@ pub enum Standing {
     Uninstalled,
 }
 
-/// Writes what GitHub says of an installation.
-pub async fn set_standing(db: impl PgExecutor<'_>, id: TenantId, standing: Standing) -> Result<()> {
+/// Writes what GitHub says of an installation. The doubt of `since` is settled with it; one that came while GitHub
+/// was asked is not.
+pub async fn set_standing(
+    db: impl PgExecutor<'_>,
+    id: TenantId,
+    standing: Standing,
+    since: DateTime<Utc>,
+) -> Result<()> {
     sqlx::query!(
         "UPDATE tenants SET
-            verify_since = NULL,
+            verify_since = nullif(verify_since, $4),
             suspended_at = CASE WHEN $2 THEN coalesce(suspended_at, clock_timestamp()) END,
             uninstalled_at = CASE WHEN $3 THEN coalesce(uninstalled_at, clock_timestamp()) END
          WHERE id = $1",
         id.0,
         standing == Standing::Suspended,
-        standing == Standing::Uninstalled
+        standing == Standing::Uninstalled,
+        since
     )
     .execute(db)
     .await?;
@@ -181,24 +188,20 @@ pub async fn set_standing(db: impl PgExecutor<'_>, id: TenantId, standing: Stand
 
 /// Puts an installation in doubt: GitHub is asked how it stands.
 pub async fn doubt(db: impl PgExecutor<'_>, id: TenantId) -> Result<()> {
-    sqlx::query!("UPDATE tenants SET verify_since = coalesce(verify_since, clock_timestamp()) WHERE id = $1", id.0)
-        .execute(db)
-        .await?;
+    sqlx::query!("UPDATE tenants SET verify_since = clock_timestamp() WHERE id = $1", id.0).execute(db).await?;
     Ok(())
 }
 
-/// Installations whose standing GitHub is to be asked about.
-pub async fn doubtful(db: impl PgExecutor<'_>, limit: i64) -> Result<Vec<Tenant>> {
-    Ok(sqlx::query_as!(
-        Tenant,
-        r#"SELECT id AS "id: TenantId", wrapped_keys, installation_id AS "installation_id: Sealed",
-                  account_id AS "account_id: Sealed", account AS "account: Sealed", account_kind, admission,
-                  suspended_at, uninstalled_at, vm_limit, created_at
-           FROM tenants WHERE verify_since IS NOT NULL ORDER BY verify_since LIMIT $1"#,
+/// Installations whose standing GitHub is to be asked about, each with the time of its last doubt: oldest first.
+pub async fn doubtful(db: impl PgExecutor<'_>, limit: i64) -> Result<Vec<(TenantId, DateTime<Utc>)>> {
+    let rows = sqlx::query!(
+        r#"SELECT id AS "id: TenantId", verify_since AS "since!" FROM tenants
+           WHERE verify_since IS NOT NULL ORDER BY verify_since LIMIT $1"#,
         limit
     )
     .fetch_all(db)
-    .await?)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.id, row.since)).collect())
 }
 
 /// Writes the account's new login.

@@ -22,6 +22,7 @@ use crate::store::tenants::{self, Standing, Tenant};
 use crate::store::{StoreError, runners, vms};
 use crate::troubles::Troubles;
 use crate::wake::Wakes;
+use chrono::{DateTime, Utc};
 use futures_util::StreamExt as _;
 use sqlx::PgPool;
 use std::sync::Arc;
@@ -118,8 +119,9 @@ impl Doubts {
     }
 
     async fn installations(&self, report: &mut DoubtReport) -> Result<(), StoreError> {
-        for tenant in tenants::doubtful(&self.pool, BATCH).await? {
-            match self.ask_installation(&tenant).await {
+        for (id, since) in tenants::doubtful(&self.pool, BATCH).await? {
+            let Some(tenant) = tenants::get(&self.pool, id).await? else { continue };
+            match self.ask_installation(&tenant, since).await {
                 Ok(()) => report.installations += 1,
                 Err(error) => {
                     tracing::warn!(tenant.id = %tenant.id, error = %crate::errors::chain(&error), "the installation's standing is not known");
@@ -143,7 +145,7 @@ impl Doubts {
         Ok(())
     }
 
-    async fn ask_installation(&self, tenant: &Tenant) -> Result<(), DoubtError> {
+    async fn ask_installation(&self, tenant: &Tenant, since: DateTime<Utc>) -> Result<(), DoubtError> {
         let keys = self.ring.unwrap(tenant.id, &tenant.wrapped_keys)?;
         let installation = place::installation(&keys, tenant)?;
         let answer = self.github.installation(installation).await?;
@@ -158,13 +160,14 @@ impl Doubts {
         }
         let lacks = answer.as_ref().and_then(|found| lacks(tenant.id, found, self.scope));
         self.troubles.set(&format!("permissions:{}", tenant.id), lacks);
-        tenants::set_standing(&self.pool, tenant.id, standing).await?;
+        tenants::set_standing(&self.pool, tenant.id, standing, since).await?;
         self.wakes.demand.notify_one();
         Ok(())
     }
 
     /// Writes what a repository is called now, or that it is gone: then its jobs are no demand.
     async fn ask_repository(&self, id: RepositoryId, tenant: TenantId) -> Result<(), DoubtError> {
+        let since = repositories::doubted_since(&self.pool, id).await?;
         let place = place::open(&self.pool, &self.ring, tenant, id).await?;
         let Some(found) = self.github.repository(place.installation, place.repository().id).await? else {
             tracing::info!(repository.id = %id, "the installation does not reach the repository any more: its jobs are not served");
@@ -175,7 +178,7 @@ impl Doubts {
         let name = place.keys.seal_text(Column::RepositoryName, id.0, found.full_name.as_str());
         let visibility = if found.private { Visibility::Private } else { Visibility::Public };
         repositories::rewrite(&self.pool, id, &name, visibility).await?;
-        repositories::confirm(&self.pool, id).await?;
+        repositories::confirm(&self.pool, id, since).await?;
         Ok(())
     }
 
