@@ -1,5 +1,6 @@
 //! The command line: what can be typed, and what `--help` says. Nothing is done here.
 
+use super::image::ImageCommand;
 use crate::domain::units::Span;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -58,7 +59,7 @@ pub enum Command {
     Tenants(TenantsArgs),
     /// List the webhook deliveries of GitHub
     Deliveries(DeliveriesArgs),
-    /// Build, list, verify and remove the images that vms are cloned from
+    /// Pull, build, list, verify, push and remove the images that vms are cloned from
     #[command(subcommand)]
     Image(ImageCommand),
     /// Check or show the configuration
@@ -279,31 +280,6 @@ pub struct DeliveriesArgs {
     /// Print the API's JSON
     #[arg(long)]
     pub json: bool,
-}
-
-/// `flyci image …`
-#[derive(Subcommand, Debug)]
-pub enum ImageCommand {
-    /// Build an image out of packages of this system
-    Build {
-        /// Which: `linux-minimal`
-        name: String,
-        /// An unpacked runner to put into it (it has a run.sh)
-        #[arg(long, value_name = "DIR")]
-        runner: Option<PathBuf>,
-    },
-    /// List the images of this host
-    List(ListArgs),
-    /// Remove an image that no vm uses
-    Remove {
-        /// Its digest, or enough of its beginning.
-        digest: String,
-    },
-    /// Read an image whole and compare it with its digest
-    Verify {
-        /// Its digest, or enough of its beginning.
-        digest: String,
-    },
 }
 
 /// `flyci config …`

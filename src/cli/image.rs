@@ -1,7 +1,11 @@
 //! `flyci image …`: what vms are cloned from, on this host. Works on the data directory itself: the daemon
 //! need not run, and sees a new image at its next pass.
 
-use super::args::ImageCommand;
+mod args;
+mod registry;
+
+pub use args::ImageCommand;
+
 use super::client::Admin;
 use super::exit::{CliError, DONE, FAILED};
 use super::human::{ago, plural, size, span};
@@ -13,7 +17,7 @@ use crate::api::{Page, Vm, VmsQuery};
 use crate::config::Config;
 use crate::errors::chain;
 use crate::images::build::{self, BuildOptions, LINUX_MINIMAL};
-use crate::images::{Digest, Image, ImageStore, Os};
+use crate::images::{Digest, Image, ImageError, ImageStore, Os};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use std::collections::HashSet;
@@ -29,6 +33,12 @@ pub async fn run(command: &ImageCommand, config: &Config, look: &Look) -> Result
     let store =
         ImageStore::open(&config.data_dir).map_err(|error| CliError::part("the images cannot be read", error))?;
     match command {
+        ImageCommand::Pull { reference } => registry::run_pull(reference, config, &store).await,
+        ImageCommand::Push { image, reference } => registry::run_push(image, reference, config, &store).await,
+        ImageCommand::Import { path, name } => registry::run_import(path, name.as_deref(), &store),
+        ImageCommand::Prune { older_than, dry_run } => {
+            registry::run_prune(older_than.map(|span| span.0), *dry_run, config, &store).await
+        }
         ImageCommand::Build { name, runner } => build(name, runner.clone(), config, &store).await,
         ImageCommand::List(args) => list(&store, args.json, look),
         ImageCommand::Remove { digest } => remove(&store, digest, config).await,
@@ -56,7 +66,7 @@ fn list(store: &ImageStore, json: bool, look: &Look) -> Result<u8, CliError> {
         let items = images.iter().map(Listed::of).collect();
         super::print_value(&Page { items, next: None })?;
     } else if images.is_empty() {
-        out::print(&format!("No image yet: flyci image build {LINUX_MINIMAL}\n"))?;
+        out::print(&format!("No image yet: flyci image pull REFERENCE, or flyci image build {LINUX_MINIMAL}\n"))?;
     } else {
         let rows: Vec<Listed> = images.iter().map(Listed::of).collect();
         out::print(&render(&rows, Utc::now(), look))?;
@@ -114,6 +124,11 @@ fn render(images: &[Listed], now: DateTime<Utc>, look: &Look) -> String {
         ]);
     }
     table.render(look)
+}
+
+/// Tells what was not done because of the images' directory.
+fn failed_to(doing: &'static str) -> impl Fn(ImageError) -> CliError {
+    move |error| CliError::part(doing, error)
 }
 
 fn find(store: &ImageStore, asked: &str) -> Result<Image, CliError> {

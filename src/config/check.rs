@@ -72,6 +72,9 @@ pub(super) fn check(config: &Config, reading: &Reading<'_>) {
         host(config, reading);
     }
     runner(config, reading);
+    config.images.check(reading);
+    private(reading, "images.credentials_file", config.images.credentials_file.as_deref());
+    readable(reading, "images.ca_file", config.images.ca_file.as_deref());
     times(config, reading);
     profiles(config, reading);
     not_there_yet(config, reading);

@@ -5,6 +5,7 @@
 //! here: what the daemon does with it, and secrets themselves (files are checked, not read).
 
 mod check;
+mod images;
 mod profiles;
 mod sections;
 mod setting;
@@ -13,6 +14,7 @@ mod table;
 mod vz;
 
 pub use check::Machine;
+pub use images::Images;
 pub use sections::{
     Accel, Admin, AdmissionRule, Database, Fake, Github, Host, HypervisorKind, Intake, Limits, Qemu, Retention, Role,
     Runner, RunnerScope, SecurityTxt, Tenants, Tls, TlsMode, Web,
@@ -57,6 +59,8 @@ pub struct Config {
     pub host: Host,
     /// GitHub's runner program.
     pub runner: Runner,
+    /// How images come to this host, and how long they stay.
+    pub images: Images,
     /// Bounds of a job's way.
     pub limits: Limits,
     /// How long rows are kept.
@@ -215,11 +219,12 @@ fn read(reading: &Reading<'_>, values: figment::value::Dict) -> Config {
     let database = Database::read(root.table("database"));
     let host = Host::read(root.table("host"), machine_name());
     let runner = Runner::read(root.table("runner"));
+    let images = Images::read(root.table("images"));
     let limits = Limits::read(root.table("limits"));
     let retention = Retention::read(root.table("retention"));
     let profiles = root.tables("profiles", "label").into_iter().filter_map(profiles::read).collect();
     root.finish();
-    Config { data_dir, roles, web, admin, github, tenants, database, host, runner, limits, retention, profiles }
+    Config { data_dir, roles, web, admin, github, tenants, database, host, runner, images, limits, retention, profiles }
 }
 
 /// The machine's name without its domain.

@@ -94,7 +94,7 @@ fn the_example_documents_every_key() {
     ];
     for key in reading.known() {
         let is_section =
-            sections.contains(&key.as_str()) || ["limits", "retention", "profiles"].contains(&key.as_str());
+            sections.contains(&key.as_str()) || ["images", "limits", "retention", "profiles"].contains(&key.as_str());
         let of_a_profile = key.strip_prefix("profiles.").and_then(|rest| rest.rsplit_once('.'));
         let key = of_a_profile.map_or(key.clone(), |(_, name)| format!("profiles.{name}"));
         assert!(is_section || documented.contains(&key), "`{key}` is not in the example");

@@ -1,6 +1,59 @@
 //! Which vms fit on a host: slots, memory and virtual CPUs, less what is kept for the host itself.
 
 use super::units::Bytes;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::fmt;
+use std::str::FromStr;
+
+/// A version of macOS: `14.2.0`, or shorter.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct MacosVersion(pub u32, pub u32, pub u32);
+
+impl MacosVersion {
+    /// The version of one to three numbers, the first of which is not zero.
+    #[must_use]
+    pub const fn of_parts(parts: &[u32]) -> Option<Self> {
+        match *parts {
+            [major] if major > 0 => Some(Self(major, 0, 0)),
+            [major, minor] if major > 0 => Some(Self(major, minor, 0)),
+            [major, minor, patch] if major > 0 => Some(Self(major, minor, patch)),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for MacosVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.0, self.1)?;
+        if self.2 > 0 { write!(f, ".{}", self.2) } else { Ok(()) }
+    }
+}
+
+/// The text is no version of macOS.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("`{0}` is no version of macOS, like `14.2`")]
+pub struct ParseMacosVersionError(String);
+
+impl FromStr for MacosVersion {
+    type Err = ParseMacosVersionError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parts: Option<Vec<u32>> = text.trim().split('.').map(|part| part.parse().ok()).collect();
+        parts.and_then(|parts| Self::of_parts(&parts)).ok_or_else(|| ParseMacosVersionError(text.to_owned()))
+    }
+}
+
+impl Serialize for MacosVersion {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for MacosVersion {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
 
 /// What a host has to give.
 #[derive(Clone, Copy, Debug, PartialEq)]

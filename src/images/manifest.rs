@@ -1,6 +1,7 @@
 //! What an image says of itself, and the digest that names it.
 
-use serde::{Deserialize, Serialize};
+use crate::domain::admission::MacosVersion;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 use std::fmt;
 use std::str::FromStr;
@@ -81,8 +82,56 @@ pub struct ImageFile {
     pub name: String,
     /// Its length in bytes.
     pub size: u64,
+    /// SHA-256 of its content, in hexadecimal; of a file in pieces, that of the [list](Piece::list) of them.
+    pub sha256: String,
+    /// Its pieces from its beginning to its end, where it is so large that it is proved, fetched and shared in pieces.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pieces: Vec<Piece>,
+}
+
+impl ImageFile {
+    /// A file that is proved as a whole.
+    #[must_use]
+    pub fn whole(name: &str, content: &[u8]) -> Self {
+        let sha256 = Digest::of(content).0;
+        Self { name: name.to_owned(), size: content.len() as u64, sha256, pieces: Vec::new() }
+    }
+
+    /// A file that is proved piece by piece.
+    #[must_use]
+    pub fn of_pieces(name: &str, pieces: Vec<Piece>) -> Self {
+        let size = pieces.iter().map(|piece| piece.size).sum();
+        Self { name: name.to_owned(), size, sha256: Piece::list(&pieces).0, pieces }
+    }
+
+    /// True when its pieces, if it has any, are the whole of it.
+    fn is_consistent(&self) -> bool {
+        let sum = self.pieces.iter().try_fold(0_u64, |sum, piece| sum.checked_add(piece.size));
+        self.pieces.is_empty() || (sum == Some(self.size) && Piece::list(&self.pieces).0 == self.sha256)
+    }
+}
+
+/// A part of a file.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Piece {
+    /// Its length in bytes.
+    pub size: u64,
     /// SHA-256 of its content, in hexadecimal.
     pub sha256: String,
+}
+
+impl Piece {
+    /// The digest of a list of pieces: of their digests in hexadecimal, each with a newline.
+    #[must_use]
+    pub fn list(pieces: &[Self]) -> Digest {
+        let mut hash = Sha256::new();
+        for piece in pieces {
+            hash.update(&piece.sha256);
+            hash.update("\n");
+        }
+        Digest(hex::encode(hash.finalize()))
+    }
 }
 
 /// What an image says of itself: `image.json`.
@@ -111,13 +160,22 @@ pub struct Manifest {
     pub created: String,
     /// The files, by name.
     pub files: Vec<ImageFile>,
+    /// The digest of the registry's manifest that it was pulled by: it names the image here too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registry: Option<Digest>,
+    /// The oldest macOS that a Mac must run to boot it; macOS guests only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minimum_macos: Option<MacosVersion>,
 }
 
 impl Manifest {
-    /// The image's name: SHA-256 over the manifest (less the time) as compact JSON, in the order
-    /// of the fields above.
+    /// The image's name. One that was pulled has the registry's; others have the SHA-256 over the manifest (less the
+    /// time) as compact JSON, in the order of the fields above.
     #[must_use]
     pub fn digest(&self) -> Digest {
+        if let Some(digest) = &self.registry {
+            return digest.clone();
+        }
         let timeless = Self { created: String::new(), ..self.clone() };
         let canonical = serde_json::to_vec(&timeless).expect("a manifest of strings and numbers is JSON");
         Digest(hex::encode(Sha256::digest(canonical)))
@@ -135,6 +193,9 @@ impl Manifest {
         if let Some(file) = self.files.iter().find(|file| !plain(&file.name) || file.name == MANIFEST_FILE) {
             return Some(format!("`{}` is no name of a file in an image", file.name));
         }
+        if let Some(file) = self.files.iter().find(|file| !file.is_consistent()) {
+            return Some(format!("the pieces of `{}` are not the whole of it", file.name));
+        }
         let needed: &[&str] = match self.kind {
             Kind::QemuDirect => &[DISK, INITRD, KERNEL],
             Kind::Vz => &[],
@@ -144,7 +205,7 @@ impl Manifest {
     }
 }
 
-/// An image's name: SHA-256 over its manifest. Shown as `sha256:HEX`.
+/// A SHA-256, as images and the blobs of registries are named by. Shown as `sha256:HEX`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest(String);
 
@@ -152,10 +213,34 @@ pub struct Digest(String);
 const DIGEST_LENGTH: usize = 64;
 
 impl Digest {
+    /// The digest of some bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(hex::encode(Sha256::digest(bytes)))
+    }
+
+    /// The digest that a hash came to.
+    #[must_use]
+    pub fn finish(hash: Sha256) -> Self {
+        Self(hex::encode(hash.finalize()))
+    }
+
     /// The digits alone: the name of the image's directory.
     #[must_use]
     pub fn hex(&self) -> &str {
         &self.0
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -203,6 +288,8 @@ pub(super) mod tests {
             runner_version: None,
             created: "2026-01-01T00:00:00Z".into(),
             files: Vec::new(),
+            registry: None,
+            minimum_macos: None,
         }
     }
 
@@ -228,7 +315,7 @@ pub(super) mod tests {
     #[test]
     fn a_manifest_that_reaches_out_of_its_directory_is_refused() {
         for name in ["../disk", "/etc/passwd", ".hidden", "", "image.json"] {
-            let file = ImageFile { name: name.into(), size: 0, sha256: String::new() };
+            let file = ImageFile { name: name.into(), size: 0, sha256: String::new(), pieces: Vec::new() };
             let bad = Manifest { files: vec![file], ..sample() };
             assert!(bad.fault().is_some(), "{name}");
         }

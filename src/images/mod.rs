@@ -4,16 +4,30 @@
 //! An image never changes: another content is another digest. All calls here block on the disk.
 
 pub mod build;
+mod bundle;
 mod manifest;
 mod offer;
 pub mod runner;
+mod pieces;
+mod prune;
+mod pull;
+mod push;
+pub mod registry;
+mod tags;
+pub mod tart;
 mod tree;
+
+pub use bundle::{BundleError, import_bundle, is_bundle};
 
 pub use manifest::{
     Architecture, DISK, Digest, FORMAT, INITRD, ImageFile, KERNEL, Kind, MANIFEST_FILE, Manifest, Os, ParseDigestError,
+    Piece,
 };
 
 pub use offer::Images;
+pub use prune::{Keep, Pruned};
+pub use pull::{Progress, PullError, PullOptions, Snapshot, pull, resolve};
+pub use push::{PushError, push};
 
 use sha2::{Digest as _, Sha256};
 use std::collections::HashSet;
@@ -34,6 +48,9 @@ const MANIFEST_LIMIT: u64 = 1 << 20;
 
 /// How the directory of an unfinished import begins.
 const UNFINISHED: &str = ".import-";
+
+/// How the directory of a push begins.
+const UNFINISHED_PUSH: &str = ".push-";
 
 /// What is wrong with an image, or with what was asked of it.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +112,27 @@ impl Image {
         }
     }
 
+    /// What an image that was pulled says otherwise than the registry's manifest that it is named by.
+    fn contradicts_registry(&self) -> Result<Option<String>, ImageError> {
+        let Some(digest) = &self.manifest.registry else { return Ok(None) };
+        let path = self.path.join(tart::REGISTRY_MANIFEST_FILE);
+        let text = fs::read(&path).map_err(io_at("read", &path))?;
+        if Digest::of(&text) != *digest {
+            return Ok(Some(format!("{} is not the registry's", tart::REGISTRY_MANIFEST_FILE)));
+        }
+        let layout = match tart::layout::Layout::parse(&text) {
+            Ok(layout) => layout,
+            Err(fault) => return Ok(Some(fault.to_string())),
+        };
+        let told = |name: &str| self.manifest.files.iter().find(|file| file.name == name);
+        let whole = |name: &str, digest: &Digest| told(name).is_some_and(|file| file.sha256 == digest.hex());
+        let disk = told(tart::DISK_FILE).map_or(&[][..], |file| &file.pieces);
+        let same = whole(tart::CONFIG_FILE, &layout.config.digest)
+            && whole(tart::NVRAM_FILE, &layout.nvram.digest)
+            && layout.disk.iter().map(|chunk| &chunk.content).eq(disk);
+        Ok((!same).then(|| format!("{MANIFEST_FILE} names other files than the registry's manifest")))
+    }
+
     /// Bytes that its files take.
     #[must_use]
     pub fn size(&self) -> u64 {
@@ -127,7 +165,8 @@ impl ImageStore {
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.directory).map_err(io_at("read the directory", &self.directory))? {
             let entry = entry.map_err(io_at("read the directory", &self.directory))?;
-            if entry.file_name().to_str().is_none_or(|name| name.starts_with('.')) {
+            // Images are named by their digest; beside them lie the tags, and what is not finished.
+            if entry.file_name().to_str().is_none_or(|name| name.parse::<Digest>().is_err()) {
                 continue;
             }
             match Image::read(&entry.path()) {
@@ -139,12 +178,15 @@ impl ImageStore {
         Ok(found)
     }
 
-    /// The image that a reference names: `NAME` (the one imported last), `NAME@sha256:HEX`,
-    /// `sha256:HEX`, or the first digits of a digest.
+    /// The image that a reference names: `HOST/REPOSITORY:TAG` (the one that was pulled or pinned), `NAME` (the one
+    /// imported last), `NAME@sha256:HEX`, `sha256:HEX`, or the first digits of a digest.
     ///
     /// # Errors
     /// None or several fit.
     pub fn find(&self, reference: &str) -> Result<Image, ImageError> {
+        if let Some(digest) = self.pointed(reference)? {
+            return Image::read(&self.directory.join(digest.hex()));
+        }
         let mut all = self.list()?;
         let (name, digits) = match reference.split_once('@') {
             Some((name, digest)) => (Some(name), digest),
@@ -213,7 +255,9 @@ impl ImageStore {
         if !home.exists() {
             return Err(ImageError::Unknown(digest.to_string()));
         }
-        tree::remove(&home).map_err(io_at("remove", &home))
+        tree::remove(&home).map_err(io_at("remove", &home))?;
+        self.forget_use(digest);
+        Ok(())
     }
 
     /// Reads every file of an image and compares it with the manifest.
@@ -233,7 +277,14 @@ impl ImageStore {
         for file in &image.manifest.files {
             let path = home.join(&file.name);
             let mut source = File::open(&path).map_err(io_at("open", &path))?;
-            compare(&path, &mut source, &mut io::sink(), file)?;
+            if file.pieces.is_empty() {
+                compare(&path, &mut source, &mut io::sink(), file)?;
+            } else if let Some(piece) = pieces::first_wrong(&source, file).map_err(io_at("read", &path))? {
+                return Err(broken(format!("piece {piece} of `{}` is not the one that its manifest names", file.name)));
+            }
+        }
+        if let Some(fault) = image.contradicts_registry()? {
+            return Err(broken(fault));
         }
         Ok(image)
     }
@@ -243,7 +294,8 @@ impl ImageStore {
     fn sweep_unfinished(&self) {
         for entry in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let maker = name.strip_prefix(UNFINISHED).and_then(|rest| rest.rsplit('-').next()?.parse().ok());
+            let rest = name.strip_prefix(UNFINISHED).or_else(|| name.strip_prefix(UNFINISHED_PUSH));
+            let maker = rest.and_then(|rest| rest.rsplit('-').next()?.parse().ok());
             let Some(maker) = maker else { continue };
             let alive =
                 nix::sys::signal::kill(nix::unistd::Pid::from_raw(maker), None) != Err(nix::errno::Errno::ESRCH);
@@ -267,7 +319,11 @@ fn fill(directory: &Path, image: &Image) -> Result<(), ImageError> {
         let (from, to) = (image.path.join(&file.name), directory.join(&file.name));
         let mut source = File::open(&from).map_err(io_at("open", &from))?;
         let mut target = File::create_new(&to).map_err(io_at("make the file", &to))?;
-        compare(&from, &mut source, &mut target, file)?;
+        if file.pieces.is_empty() {
+            compare(&from, &mut source, &mut target, file)?;
+        } else {
+            copy_pieces(&from, &source, &target, file)?;
+        }
         seal(&target, &to)?;
     }
     let path = directory.join(MANIFEST_FILE);
@@ -296,6 +352,19 @@ fn compare(path: &Path, from: &mut impl Read, to: &mut impl Write, told: &ImageF
     }
     let reason = format!("`{}` is not the file that its manifest names (size {size}, SHA-256 {sha256})", told.name);
     Err(ImageError::Broken { path: path.parent().unwrap_or(path).to_owned(), reason })
+}
+
+/// Copies a file of pieces, without its holes, while proving each.
+fn copy_pieces(path: &Path, from: &File, to: &File, told: &ImageFile) -> Result<(), ImageError> {
+    to.set_len(told.size).map_err(io_at("size the copy of", path))?;
+    for ((at, size), piece) in pieces::places(&told.pieces).into_iter().zip(&told.pieces) {
+        let copied = pieces::copy(from, at, pieces::Writer::new(to, at, size, false));
+        if copied.map_err(io_at("copy", path))? != piece.sha256 {
+            let reason = format!("`{}` is not the file that its manifest names, from byte {at} on", told.name);
+            return Err(ImageError::Broken { path: path.parent().unwrap_or(path).to_owned(), reason });
+        }
+    }
+    Ok(())
 }
 
 /// Copies to the end; returns length and SHA-256.

@@ -8,8 +8,7 @@ fn made(directory: &Path, name: &str, content: &[u8]) -> PathBuf {
     let home = directory.join(format!("built-{name}-{}", content.len()));
     fs::create_dir(&home).expect("a directory");
     fs::write(home.join("disk"), content).expect("a file");
-    let file =
-        ImageFile { name: "disk".into(), size: content.len() as u64, sha256: hex::encode(Sha256::digest(content)) };
+    let file = ImageFile::whole("disk", content);
     let manifest = Manifest { name: name.into(), files: vec![file], ..sample() };
     fs::write(home.join(MANIFEST_FILE), serde_json::to_vec(&manifest).expect("JSON")).expect("a manifest");
     home

@@ -9,6 +9,7 @@
 //! | [`registrations`] | gateway | registrations at GitHub that nothing stands behind |
 //! | [`holds`] | gateway | until when GitHub holds calls back: what one gateway was told, all obey |
 //! | [`rerun`] | gateway | jobs that we lost, by having GitHub run them again |
+//! | [`images`] | host | images that its profiles need, and those that nothing needs |
 //! | [`prune`] | gateway | rows beyond their retention |
 //! | [`sweep`] | host | VMs without a row, and rows without a driver |
 
@@ -17,6 +18,7 @@ mod budget;
 pub mod doubts;
 pub mod holds;
 mod log;
+pub mod images;
 pub mod prune;
 pub mod pull;
 pub mod redeliver;

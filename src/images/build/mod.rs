@@ -258,7 +258,7 @@ async fn manifest(
         let path = image.join(name);
         let mut source = File::open(&path).map_err(io_at("open", &path))?;
         let (size, sha256) = super::copy_hashing(&mut source, &mut io::sink()).map_err(io_at("read", &path))?;
-        files.push(ImageFile { name: name.to_owned(), size, sha256 });
+        files.push(ImageFile { name: name.to_owned(), size, sha256, pieces: Vec::new() });
     }
     Ok(Manifest {
         format: FORMAT,
@@ -272,6 +272,8 @@ async fn manifest(
         runner_version: options.runner.as_deref().and_then(super::runner::version_of),
         created: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
         files,
+        registry: None,
+        minimum_macos: None,
     })
 }
 
