@@ -9,6 +9,8 @@ mod support {
     pub mod cold;
     #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "real VMs are measured on Linux alone"))]
     pub mod daemon;
+    #[cfg(target_os = "linux")]
+    pub mod images;
     pub mod load;
     pub mod peer;
     pub mod reaction;
@@ -48,6 +50,10 @@ async fn run() {
     #[cfg(target_os = "linux")]
     if wanted("cold") {
         support::cold::run().await;
+    }
+    #[cfg(target_os = "linux")]
+    if wanted("images") {
+        support::images::run().await;
     }
 }
 

@@ -1,6 +1,7 @@
 //! What this machine is: CPUs, memory, chip.
 
 use crate::config::Machine;
+use crate::domain::admission::MacosVersion;
 use crate::domain::units::Bytes;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
@@ -18,6 +19,12 @@ pub fn detect() -> Machine {
         memory: Bytes(system.as_ref().map_or(0, System::total_memory)),
         hardware: hardware(brand, std::env::consts::ARCH),
     }
+}
+
+/// The macOS that this machine runs, if it does.
+#[must_use]
+pub fn macos() -> Option<MacosVersion> {
+    if cfg!(target_os = "macos") { System::os_version()?.parse().ok() } else { None }
 }
 
 /// The chip, as profiles name it: `m2` of an `Apple M2 Pro`, else the instruction set.

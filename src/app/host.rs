@@ -126,6 +126,7 @@ fn capacity(section: &config::Host, cpus: u32, memory: Bytes) -> Capacity {
         reserve_memory: section.reserve_memory,
         reserve_cpus: section.reserve_cpus,
         cpu_overcommit: section.cpu_overcommit,
+        macos: crate::machine::macos(),
     }
 }
 

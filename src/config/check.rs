@@ -407,9 +407,11 @@ fn never_runs(config: &Config, machine: &Machine, profile: &Profile) -> Option<S
         reserve_memory: host.reserve_memory,
         reserve_cpus: host.reserve_cpus,
         cpu_overcommit: host.cpu_overcommit,
+        macos: None,
     };
     match capacity.could_ever_admit(Need { memory: profile.memory, cpus: profile.cpus }) {
-        Ok(()) | Err(Refusal::Slots) => None,
+        // Which macOS an image needs is known only where the image is.
+        Ok(()) | Err(Refusal::Slots | Refusal::Macos) => None,
         Err(Refusal::Memory) => {
             let (has, keeps) = (machine.memory, host.reserve_memory);
             Some(format!("it wants {} of memory; the machine has {has}, of which {keeps} are reserved", profile.memory))

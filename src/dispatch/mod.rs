@@ -7,7 +7,7 @@
 //! Does not: boot anything (`lifecycle`), or decide which job a vm gets (GitHub does).
 
 use crate::api::Trouble;
-use crate::domain::admission::{Capacity, Need};
+use crate::domain::admission::{Capacity, MacosVersion, Need};
 use crate::domain::ids::VmId;
 use crate::domain::profile::Profile;
 use crate::domain::vm::VmState;
@@ -69,6 +69,14 @@ fn slots_lost(lost: u32, configured: u32, host: &str) -> Trouble {
             "end VMs of other programs; if there are none, drain the host and reboot it. Until then flyci goes on with \
               the slots that are left, and tries a lost one now and then"
                 .to_owned(),
+    }
+}
+
+fn old_macos(profile: &Profile, host: &str, minimum: MacosVersion) -> Trouble {
+    Trouble {
+        what: format!("the image of `{}` needs a later macOS than {host} runs", profile.label),
+        evidence: format!("`{}` boots on macOS {minimum} and later: no vm is made of it there", profile.image),
+        fix: "update that Mac's macOS, or give the profile an image that its macOS boots".to_owned(),
     }
 }
 
@@ -193,9 +201,15 @@ impl Dispatcher {
         }
         let need = Need { memory: profile.memory, cpus: profile.cpus };
         let image = machine.images.digest(&profile.image);
-        let trouble = image.is_none().then(|| no_image(profile, &machine.name));
+        let minimum = image.as_deref().and_then(|image| machine.images.minimum_macos(image));
+        let bootable = self.capacity.can_boot(minimum).is_ok();
+        let trouble = match (&image, minimum) {
+            (None, _) => Some(no_image(profile, &machine.name)),
+            (Some(_), Some(minimum)) if !bootable => Some(old_macos(profile, &machine.name, minimum)),
+            (Some(_), _) => None,
+        };
         machine.troubles.set(&troubles::missing_image(&profile.label), trouble);
-        let Some(image) = image else { return Ok(None) };
+        let Some(image) = image.filter(|_| bootable) else { return Ok(None) };
         let at_most = match hosts::health(&machine.pool, machine.fence.host, &image).await? {
             Health::Good => usize::MAX,
             Health::Canary if live.iter().any(|vm| vm.image == image && is_coming_up(vm.state)) => 0,

@@ -70,6 +70,8 @@ pub struct Capacity {
     pub reserve_cpus: u32,
     /// Virtual CPUs that one CPU may carry.
     pub cpu_overcommit: f64,
+    /// The macOS that the machine runs, if it does.
+    pub macos: Option<MacosVersion>,
 }
 
 /// What one vm takes.
@@ -90,6 +92,8 @@ pub enum Refusal {
     Memory,
     /// Not enough CPUs are left.
     Cpus,
+    /// The image needs a later macOS, or a Mac at all.
+    Macos,
 }
 
 impl Capacity {
@@ -114,6 +118,18 @@ impl Capacity {
         Ok(())
     }
 
+    /// Whether the machine boots an image that needs this macOS or a later one; none: any machine does.
+    ///
+    /// # Errors
+    /// [`Refusal::Macos`].
+    pub fn can_boot(&self, minimum: Option<MacosVersion>) -> Result<(), Refusal> {
+        match (minimum, self.macos) {
+            (None, _) => Ok(()),
+            (Some(minimum), Some(runs)) if runs >= minimum => Ok(()),
+            (Some(_), _) => Err(Refusal::Macos),
+        }
+    }
+
     /// Whether a vm with `need` fits on the empty host: if not, it can never run here.
     ///
     /// # Errors
@@ -135,6 +151,7 @@ mod tests {
             reserve_memory: Bytes(4_000_000_000),
             reserve_cpus: 0,
             cpu_overcommit: 1.0,
+            macos: Some(MacosVersion(15, 2, 0)),
         }
     }
 
@@ -157,6 +174,33 @@ mod tests {
         assert_eq!(host.admit(&[need(7, 8)], need(7, 4)), Err(Refusal::Cpus));
         host.cpu_overcommit = 1.5;
         assert_eq!(host.admit(&[need(7, 8)], need(7, 4)), Ok(()));
+    }
+
+    #[test]
+    fn an_image_of_a_later_macos_is_not_booted() {
+        let version = |text: &str| Some(text.parse().expect("a version"));
+        let mac = mini(16, 8);
+        for (minimum, outcome) in [
+            (None, Ok(())),
+            (version("13"), Ok(())),
+            (version("15.2"), Ok(())),
+            (version("15.2.1"), Err(Refusal::Macos)),
+            (version("26.0.0"), Err(Refusal::Macos)),
+        ] {
+            assert_eq!(mac.can_boot(minimum), outcome, "{minimum:?}");
+        }
+        let linux = Capacity { macos: None, ..mac };
+        assert_eq!((linux.can_boot(version("13")), linux.can_boot(None)), (Err(Refusal::Macos), Ok(())));
+    }
+
+    #[test]
+    fn versions_of_macos_are_read_and_written() {
+        for (text, written) in [("14", "14.0"), ("14.2", "14.2"), ("14.2.0", "14.2"), ("15.6.1", "15.6.1")] {
+            assert_eq!(text.parse::<MacosVersion>().map(|version| version.to_string()), Ok(written.to_owned()));
+        }
+        for text in ["", "0", "fourteen", "1.2.3.4", "14."] {
+            assert!(text.parse::<MacosVersion>().is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Which images a host has for its profiles, as dispatch and drivers ask for them.
 
-use super::ImageStore;
+use super::{Image, ImageStore};
+use crate::domain::admission::MacosVersion;
 use std::path::PathBuf;
 
 /// Where the images of a host come from.
@@ -43,6 +44,15 @@ impl Images {
         match self {
             Self::Any => Some(PathBuf::from(digest)),
             Self::Store(store) => store.directory(&digest.parse().ok()?),
+        }
+    }
+
+    /// The oldest macOS that boots the image with this digest; none where any machine does.
+    #[must_use]
+    pub fn minimum_macos(&self, digest: &str) -> Option<MacosVersion> {
+        match self {
+            Self::Any => None,
+            Self::Store(_) => Image::read(&self.directory(digest)?).ok()?.manifest.minimum_macos,
         }
     }
 }

@@ -118,7 +118,12 @@ pub(super) fn copy(from: &File, from_at: u64, mut to: Writer<'_>) -> io::Result<
 }
 
 /// Feeds a part of a file to `each`, run by run; answers its SHA-256, in hexadecimal.
-pub(super) fn feed(from: &File, at: u64, size: u64, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<String> {
+pub(super) fn feed(
+    from: &File,
+    at: u64,
+    size: u64,
+    mut each: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<String> {
     let mut hash = Sha256::new();
     read_runs(from, at, size, |run| {
         hash.update(run);

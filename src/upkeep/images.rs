@@ -1,8 +1,8 @@
 //! Images of a host: how they are fetched, as the configuration says.
 
 use crate::config;
-use crate::images::registry::{Keyring, Options};
 use crate::images::PullOptions;
+use crate::images::registry::{Keyring, Options};
 use std::io;
 use std::path::PathBuf;
 
@@ -23,9 +23,7 @@ pub enum OptionsError {
 /// # Errors
 /// The certificates cannot be read.
 pub fn registry_options(section: &config::Images) -> Result<Options, OptionsError> {
-    let read = |path: &PathBuf| {
-        std::fs::read(path).map_err(|source| OptionsError::Ca { path: path.clone(), source })
-    };
+    let read = |path: &PathBuf| std::fs::read(path).map_err(|source| OptionsError::Ca { path: path.clone(), source });
     Ok(Options {
         keyring: Keyring::usual(section.credentials_file.clone()),
         mirrors: section.mirrors.iter().filter_map(|text| text.parse().ok()).collect(),

@@ -92,13 +92,17 @@ pub enum PullError {
     #[error("another flyci on this host is pulling {0}; wait for its end")]
     Busy(Digest),
     /// It does not fit.
-    #[error("the image needs {needed} of disk (and {reserve} that stay free), and {free} are free at {path}; `flyci image prune` removes unused images")]
+    #[error(
+        "the image needs {needed} of disk (and {reserve} that stay free), and {free} are free at {path}; `flyci image prune` removes unused images"
+    )]
     Space { needed: Bytes, reserve: Bytes, free: Bytes, path: PathBuf },
     /// The disk was filled meanwhile.
     #[error("the disk is full; nothing of the image is kept")]
     Full(#[source] io::Error),
     /// A layer is another than its digest says.
-    #[error("{what} of layer {layer} is not the one that the manifest names: the registry, or what is between, has damaged it")]
+    #[error(
+        "{what} of layer {layer} is not the one that the manifest names: the registry, or what is between, has damaged it"
+    )]
     Wrong { layer: usize, what: &'static str },
     /// A layer is longer or shorter than the manifest says.
     #[error("layer {layer} has {got} bytes where the manifest tells of {told}")]
@@ -119,9 +123,16 @@ impl PullError {
     /// True when what was fetched helps the next try.
     const fn leaves_work(&self) -> bool {
         match self {
-            Self::Registry(error) => !matches!(error, RegistryError::WrongManifest { .. } | RegistryError::WrongBlob { .. }),
+            Self::Registry(error) => {
+                !matches!(error, RegistryError::WrongManifest { .. } | RegistryError::WrongBlob { .. })
+            }
             Self::Busy(_) | Self::Store(_) | Self::Space { .. } => true,
-            Self::Layout(_) | Self::Config(_) | Self::Full(_) | Self::Wrong { .. } | Self::Size { .. } | Self::Decode { .. } => false,
+            Self::Layout(_)
+            | Self::Config(_)
+            | Self::Full(_)
+            | Self::Wrong { .. }
+            | Self::Size { .. }
+            | Self::Decode { .. } => false,
         }
     }
 }
@@ -237,7 +248,10 @@ impl Pull<'_> {
         let disk = self.work.open_disk(self.layout.disk_size())?;
         let layers = Layers::new(self, &sources, disk);
         let all = futures_util::stream::iter(0..self.layout.disk.len());
-        all.map(|number| layers.bring(number)).buffer_unordered(self.options.concurrency.max(1)).try_collect::<()>().await?;
+        all.map(|number| layers.bring(number))
+            .buffer_unordered(self.options.concurrency.max(1))
+            .try_collect::<()>()
+            .await?;
         let nvram = self.repository.small_blob(&self.layout.nvram).await?;
         let description = serde_json::to_vec_pretty(manifest).expect("a manifest is JSON");
         for (name, content) in [

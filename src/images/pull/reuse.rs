@@ -26,7 +26,8 @@ impl Sources {
                 sources.pieces.entry((piece.sha256.clone(), size)).or_insert_with(|| (path.clone(), at));
                 in_place.insert(at, piece);
             }
-            let shared = layout.disk.iter().zip(&wanted).filter(|(chunk, (at, _))| in_place.get(at) == Some(&&chunk.content));
+            let shared =
+                layout.disk.iter().zip(&wanted).filter(|(chunk, (at, _))| in_place.get(at) == Some(&&chunk.content));
             let shared: u64 = shared.map(|(chunk, _)| chunk.content.size).sum();
             if shared > sources.base.as_ref().map_or(0, |(_, most)| *most) {
                 sources.base = Some((path, shared));

@@ -186,7 +186,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_docker_login_left_is_found() {
-        let (_home, keyring) = keyring(r#"{"auths": {"ghcr.io": {"auth": "bWU6c2VjcmV0"}, "https://r.lan:5000": {"auth": "YTpiOmM="}}}"#);
+        let (_home, keyring) =
+            keyring(r#"{"auths": {"ghcr.io": {"auth": "bWU6c2VjcmV0"}, "https://r.lan:5000": {"auth": "YTpiOmM="}}}"#);
         assert_eq!(header(&keyring, "ghcr.io").await.as_deref(), Some("Basic bWU6c2VjcmV0"));
         assert_eq!(header(&keyring, "r.lan:5000").await.as_deref(), Some("Basic YTpiOmM="));
         assert_eq!(header(&keyring, "quay.io").await, None);

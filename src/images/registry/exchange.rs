@@ -4,11 +4,11 @@ use super::super::manifest::Digest;
 use super::auth::{Challenge, fetch_token};
 use super::credentials::{CredentialsError, Login};
 use super::{Access, Options};
+use hyper_rustls::ConfigBuilderExt as _;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use reqwest::{Client, Method, Response, StatusCode, Url, redirect};
 use rustls::pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
-use hyper_rustls::ConfigBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,13 +38,17 @@ pub enum RegistryError {
         source: reqwest::Error,
     },
     /// It wants a login, or another one.
-    #[error("the registry {host} does not let this login in ({status}); log in with `docker login {host}`, or set `images.credentials_file`")]
+    #[error(
+        "the registry {host} does not let this login in ({status}); log in with `docker login {host}`, or set `images.credentials_file`"
+    )]
     Unauthorised { host: String, status: StatusCode },
     /// It has no such thing.
     #[error("the registry {host} has no such image or layer (404); private ones are hidden until you log in")]
     NotFound { host: String },
     /// It is busy, broken, or limits calls, and was tried again.
-    #[error("the registry {host} answered {status} while {doing}, {TRIES} times; try again later: what was fetched is kept")]
+    #[error(
+        "the registry {host} answered {status} while {doing}, {TRIES} times; try again later: what was fetched is kept"
+    )]
     Busy { host: String, status: StatusCode, doing: &'static str },
     /// It refused.
     #[error("the registry {host} answered {status} while {doing}")]
@@ -298,7 +302,9 @@ impl Exchange {
     /// Reads an answer whole.
     pub async fn read(&self, mut response: Response, limit: u64) -> Result<Vec<u8>, RegistryError> {
         let mut bytes = Vec::new();
-        while let Some(piece) = response.chunk().await.map_err(|error| RegistryError::unreachable(&self.host(), error))? {
+        while let Some(piece) =
+            response.chunk().await.map_err(|error| RegistryError::unreachable(&self.host(), error))?
+        {
             if (bytes.len() + piece.len()) as u64 > limit {
                 return Err(self.strange("more bytes than it announced or may send"));
             }

@@ -43,7 +43,9 @@ pub struct Mirror {
 
 /// The text names no mirror.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("`{0}` names no mirror: write `REGISTRY=HOST` or `REGISTRY=HOST/PREFIX`, like `ghcr.io=registry.lan:5000/ghcr`")]
+#[error(
+    "`{0}` names no mirror: write `REGISTRY=HOST` or `REGISTRY=HOST/PREFIX`, like `ghcr.io=registry.lan:5000/ghcr`"
+)]
 pub struct ParseMirrorError(String);
 
 impl FromStr for Mirror {
@@ -121,7 +123,8 @@ impl Repository {
     /// # Errors
     /// The certificates or the login cannot be used.
     pub async fn open(reference: &Reference, access: Access, options: &Options) -> Result<Self, RegistryError> {
-        let mirror = options.mirrors.iter().find(|mirror| access == Access::Pull && mirror.registry == reference.registry);
+        let mirror =
+            options.mirrors.iter().find(|mirror| access == Access::Pull && mirror.registry == reference.registry);
         let (place, path) = match mirror {
             Some(mirror) if mirror.prefix.is_empty() => (&mirror.place, reference.repository.clone()),
             Some(mirror) => (&mirror.place, format!("{}/{}", mirror.prefix, reference.repository)),
@@ -148,7 +151,9 @@ impl Repository {
         let bytes = self.exchange.read(response, MANIFEST_LIMIT).await?;
         let digest = Digest::of(&bytes);
         match version {
-            Version::Digest(wanted) if *wanted != digest => Err(RegistryError::WrongManifest { wanted: wanted.clone(), got: digest }),
+            Version::Digest(wanted) if *wanted != digest => {
+                Err(RegistryError::WrongManifest { wanted: wanted.clone(), got: digest })
+            }
             Version::Digest(_) | Version::Tag(_) => Ok((bytes, digest)),
         }
     }
@@ -236,7 +241,8 @@ impl Repository {
     }
 
     async fn upload(&self, blob: &Blob, body: &Body) -> Result<(), RegistryError> {
-        let mut begin = Ask::new("beginning an upload", Method::POST, self.url("blobs/uploads/"), &[StatusCode::ACCEPTED]);
+        let mut begin =
+            Ask::new("beginning an upload", Method::POST, self.url("blobs/uploads/"), &[StatusCode::ACCEPTED]);
         begin.body = Body::Bytes(Vec::new());
         let begun = self.exchange.send(&begin).await?;
         let place = begun.headers().get(LOCATION).and_then(|value| value.to_str().ok());
@@ -277,7 +283,9 @@ mod tests {
     fn mirrors_are_named_by_registry_and_place() {
         let mirror: Mirror = "ghcr.io=registry.lan:5000/ghcr".parse().expect("good");
         assert_eq!((mirror.place.as_str(), mirror.prefix.as_str()), ("registry.lan:5000", "ghcr"));
-        for text in ["", "ghcr.io", "ghcr.io=", "=registry.lan", "ghcr.io=registry.lan/../x", "ghcr.io=https://registry.lan"] {
+        for text in
+            ["", "ghcr.io", "ghcr.io=", "=registry.lan", "ghcr.io=registry.lan/../x", "ghcr.io=https://registry.lan"]
+        {
             assert!(text.parse::<Mirror>().is_err(), "{text}");
         }
     }

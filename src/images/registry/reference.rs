@@ -127,7 +127,10 @@ mod tests {
     fn names_are_read_and_written() {
         let hex = "0123456789abcdef".repeat(4);
         for (text, written) in [
-            ("ghcr.io/cirruslabs/macos-tahoe-xcode:26.1".to_owned(), "ghcr.io/cirruslabs/macos-tahoe-xcode:26.1".to_owned()),
+            (
+                "ghcr.io/cirruslabs/macos-tahoe-xcode:26.1".to_owned(),
+                "ghcr.io/cirruslabs/macos-tahoe-xcode:26.1".to_owned(),
+            ),
             ("127.0.0.1:5000/mac".into(), "127.0.0.1:5000/mac:latest".into()),
             ("localhost/mac".into(), "localhost/mac:latest".into()),
             ("[::1]:5000/mac:x".into(), "[::1]:5000/mac:x".into()),
@@ -142,8 +145,20 @@ mod tests {
     #[test]
     fn what_names_no_registry_is_refused() {
         for text in [
-            "linux-minimal", "ubuntu:22.04", "cirruslabs/macos", "ghcr.io/", "ghcr.io/A/b", "ghcr.io/a/../b", "ghcr.io/a//b",
-            "ghcr.io/a:", "ghcr.io/a:-x", "ghcr.io/a@sha256:12", "ghcr.io/a@md5:12", "user@ghcr.io/a", "ghcr.io/a?x", "ghcr.io:x/a",
+            "linux-minimal",
+            "ubuntu:22.04",
+            "cirruslabs/macos",
+            "ghcr.io/",
+            "ghcr.io/A/b",
+            "ghcr.io/a/../b",
+            "ghcr.io/a//b",
+            "ghcr.io/a:",
+            "ghcr.io/a:-x",
+            "ghcr.io/a@sha256:12",
+            "ghcr.io/a@md5:12",
+            "user@ghcr.io/a",
+            "ghcr.io/a?x",
+            "ghcr.io:x/a",
             "https://ghcr.io/a",
         ] {
             assert!(text.parse::<Reference>().is_err(), "{text}");

@@ -88,7 +88,9 @@ pub enum ConfigFault {
     #[error("config.json is of version {0}; this flyci reads version {VERSION}")]
     Version(u32),
     /// The disk is not raw.
-    #[error("its disk is stored as `{0}`, and flyci boots raw disks only: make it with `tart create` without --disk-format")]
+    #[error(
+        "its disk is stored as `{0}`, and flyci boots raw disks only: make it with `tart create` without --disk-format"
+    )]
     DiskFormat(String),
     /// The guest's system is not known.
     #[error("it is for `{os}` on `{arch}`; flyci boots darwin and linux on arm64 and amd64")]

@@ -70,10 +70,14 @@ pub enum LayoutFault {
     #[error("it is an index of several images (`{0}`), as containers have; name one Tart image")]
     Index(String),
     /// It is of something else.
-    #[error("it is no macOS vm image: its layers are `{0}`; flyci pulls images that `tart push` or `flyci image push` made")]
+    #[error(
+        "it is no macOS vm image: its layers are `{0}`; flyci pulls images that `tart push` or `flyci image push` made"
+    )]
     Foreign(String),
     /// It is of Tart's first format.
-    #[error("it is of Tart's old format (disk.v1), which is not pulled any more: push it again with a Tart of 2023 or later")]
+    #[error(
+        "it is of Tart's old format (disk.v1), which is not pulled any more: push it again with a Tart of 2023 or later"
+    )]
     Old,
     /// It is stacked.
     #[error("its disk is stacked (an ASIF overlay), which flyci cannot boot: push it from a vm that is not stacked")]
@@ -138,7 +142,11 @@ impl Layout {
         if let Some(told) = manifest.annotations.get(DISK_SIZE)
             && told.parse() != Ok(layout.disk_size())
         {
-            return Err(broken(format!("it tells of {} bytes of disk, and its layers hold {}", shown(told), layout.disk_size())));
+            return Err(broken(format!(
+                "it tells of {} bytes of disk, and its layers hold {}",
+                shown(told),
+                layout.disk_size()
+            )));
         }
         Ok(layout)
     }
@@ -223,7 +231,8 @@ fn only<'a>(mut layers: impl Iterator<Item = &'a Descriptor>, name: &str, limit:
 }
 
 fn blob(layer: &Descriptor) -> Result<Blob, LayoutFault> {
-    let digest = layer.digest.parse().map_err(|_| broken(format!("`{}` is no SHA-256 digest", shown(&layer.digest))))?;
+    let digest =
+        layer.digest.parse().map_err(|_| broken(format!("`{}` is no SHA-256 digest", shown(&layer.digest))))?;
     Ok(Blob { digest, size: layer.size })
 }
 
@@ -263,7 +272,11 @@ mod tests {
             blob: blob_of(text),
             content: Piece { size, sha256: Digest::of(text.as_bytes()).hex().to_owned() },
         };
-        Layout { config: blob_of("config"), disk: vec![chunk("one", 512 << 20), chunk("two", 7)], nvram: blob_of("nvram") }
+        Layout {
+            config: blob_of("config"),
+            disk: vec![chunk("one", 512 << 20), chunk("two", 7)],
+            nvram: blob_of("nvram"),
+        }
     }
 
     fn json_of(layout: &Layout) -> Value {
@@ -289,8 +302,14 @@ mod tests {
     #[test]
     fn the_manifest_is_as_tart_writes_it() {
         let text = String::from_utf8(sample().manifest(&blob_of("stub"), "2026-01-01T00:00:00Z")).expect("text");
-        assert!(text.starts_with(r#"{"annotations":{"org.cirruslabs.tart.uncompressed-disk-size":"536870919","#), "{text}");
-        assert!(text.ends_with(r#","mediaType":"application/vnd.oci.image.manifest.v1+json","schemaVersion":2}"#), "{text}");
+        assert!(
+            text.starts_with(r#"{"annotations":{"org.cirruslabs.tart.uncompressed-disk-size":"536870919","#),
+            "{text}"
+        );
+        assert!(
+            text.ends_with(r#","mediaType":"application/vnd.oci.image.manifest.v1+json","schemaVersion":2}"#),
+            "{text}"
+        );
     }
 
     #[test]
@@ -300,7 +319,10 @@ mod tests {
         refused(|m| m["layers"][1]["mediaType"] = "application/vnd.trycua.lume.disk".into(), "no macOS vm image");
         refused(|m| m["layers"][1]["mediaType"] = "application/vnd.cirruslabs.tart.disk.v3".into(), "a newer one may");
         refused(|m| m["mediaType"] = "application/vnd.oci.image.index.v1+json".into(), "index of several");
-        refused(|m| m["mediaType"] = "application/vnd.docker.distribution.manifest.v2+json".into(), "no macOS vm image");
+        refused(
+            |m| m["mediaType"] = "application/vnd.docker.distribution.manifest.v2+json".into(),
+            "no macOS vm image",
+        );
         refused(|m| m["layers"] = json!([]), "no macOS vm image");
         assert!(matches!(Layout::parse(b"<html>"), Err(LayoutFault::Json(_))));
     }
