@@ -24,7 +24,7 @@ pub fn detect() -> Machine {
 /// The macOS that this machine runs, if it does.
 #[must_use]
 pub fn macos() -> Option<MacosVersion> {
-    if cfg!(target_os = "macos") { System::os_version()?.parse().ok() } else { None }
+    if cfg!(target_os = "macos") { System::os_version().ok()?.parse().ok() } else { None }
 }
 
 /// The chip, as profiles name it: `m2` of an `Apple M2 Pro`, else the instruction set.

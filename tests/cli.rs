@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::net::UnixListener;
 
 /// Every command, as its `--help` is asked for.
-const COMMANDS: [&str; 31] = [
+const COMMANDS: [&str; 35] = [
     "",
     "serve",
     "status",
@@ -28,7 +28,11 @@ const COMMANDS: [&str; 31] = [
     "deliveries",
     "image",
     "image build",
+    "image import",
     "image list",
+    "image prune",
+    "image pull",
+    "image push",
     "image remove",
     "image verify",
     "config",

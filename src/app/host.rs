@@ -15,14 +15,14 @@ use crate::hypervisor::fake::{FakeHypervisor, FakeOptions, TimedRunner};
 use crate::hypervisor::qemu;
 #[cfg(target_os = "macos")]
 use crate::hypervisor::{HypervisorError, vz};
-use crate::images::{ImageStore, Images};
+use crate::images::{ImageStore, Images, Keep};
 use crate::lifecycle::{Drivers, Limits, Machine};
 use crate::secrets::sealing::HostKey;
 use crate::store::hosts::{self, Introduction};
 use crate::store::vms::{self, Fence};
 use crate::store::{Applied, StoreError};
 use crate::troubles::Troubles;
-use crate::upkeep::sweep;
+use crate::upkeep::{images, sweep};
 use crate::wake::Wakes;
 use sqlx::PgPool;
 use std::sync::Arc;
@@ -36,6 +36,8 @@ const DISPATCH_PERIOD: Duration = Duration::from_secs(2);
 const SWEEP_PERIOD: Duration = Duration::from_secs(60);
 /// How often a host says what it can boot.
 const OFFER_PERIOD: Duration = Duration::from_secs(10);
+/// How often unused images are looked for.
+const PRUNE_PERIOD: Duration = Duration::from_secs(3_600);
 /// How often a host says that it lives.
 const BEAT_PERIOD: Duration = Duration::from_secs(5);
 
@@ -53,6 +55,8 @@ pub struct Host {
     pub hypervisor: Arc<dyn Hypervisor>,
     /// The templates.
     pub images: Images,
+    /// Which of them stay although nothing uses them.
+    pub keep: Keep,
     /// Opens the JIT configs that are sealed to it.
     pub key: HostKey,
     /// The chip, as profiles name it.
@@ -97,6 +101,7 @@ pub fn build(
         hypervisor_name: section.hypervisor.as_str(),
         hypervisor,
         images,
+        keep: Keep { younger_than: config.images.keep.0, free: config.images.keep_free },
         key: HostKey::open_or_create(&config.host_key_file())?,
         hardware: section.hardware.clone().unwrap_or_else(|| machine.hardware.clone()),
         capacity: capacity(section, machine.cpus, machine.memory),
@@ -200,7 +205,7 @@ impl Host {
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> Result<Arc<Machine>, StoreError> {
-        let fence = self.introduce().await?;
+        let (fence, keep) = (self.introduce().await?, self.keep);
         self.hypervisor.belongs_to(fence.host);
         vms::adopt(&self.pool, fence).await?;
         let machine = Arc::new(Machine {
@@ -221,6 +226,11 @@ impl Host {
         let drivers = Drivers::new(Arc::clone(&machine), tasks);
         let dispatcher = Arc::new(Dispatcher::new(drivers, self.capacity, self.hardware));
         spawn_loops(loops, &dispatcher, shutdown);
+        let pruned = Arc::clone(&machine);
+        loops.spawn("images", PRUNE_PERIOD, Never, move || {
+            let machine = Arc::clone(&pruned);
+            async move { images::pass(&machine, keep).await.map(|_| More::No) }
+        });
         Ok(machine)
     }
 

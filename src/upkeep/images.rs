@@ -1,10 +1,48 @@
-//! Images of a host: how they are fetched, as the configuration says.
+//! Images of a host: how they are fetched, as the configuration says, and those that nothing needs any more.
+//!
+//! Does not: fetch anything by itself, or touch an image that a vm or a profile uses.
 
 use crate::config;
-use crate::images::PullOptions;
 use crate::images::registry::{Keyring, Options};
+use crate::images::{ImageError, Images, Keep, PullOptions};
+use crate::lifecycle::Machine;
+use crate::store::{StoreError, vms};
 use std::io;
 use std::path::PathBuf;
+
+/// Why a pass could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum PruneError {
+    /// The database is away.
+    #[error("the vms' rows could not be read")]
+    Store(#[from] StoreError),
+    /// The disk fails.
+    #[error("the images could not be pruned")]
+    Images(#[from] ImageError),
+}
+
+/// One round: what vms and profiles use is marked as used now, and what nothing used for long is removed. Answers how
+/// many images went.
+///
+/// # Errors
+/// When the database or the disk fails.
+pub async fn pass(machine: &Machine, keep: Keep) -> Result<usize, PruneError> {
+    let Images::Store(store) = machine.images.clone() else { return Ok(0) };
+    let live = vms::live(&machine.pool, machine.fence.host).await?;
+    let profiles: Vec<String> = machine.profiles.iter().map(|profile| profile.image.clone()).collect();
+    let pruned = tokio::task::spawn_blocking(move || {
+        // A vm is only made of a profile's image: none of these can begin to be used meanwhile.
+        let mut used = store.named(profiles.iter().map(String::as_str))?;
+        used.extend(live.iter().filter_map(|vm| vm.image.parse().ok()));
+        store.mark_used(&used)?;
+        store.prune(&keep, &used, false)
+    });
+    let pruned = pruned.await.expect("pruning does not panic")?;
+    for image in &pruned.images {
+        tracing::info!(image.name = image.manifest.name, image.digest = %image.digest, "an image that nothing used was removed");
+    }
+    Ok(pruned.images.len())
+}
 
 /// Why the configuration of images cannot be used now. What is wrong with its texts was told when it was read.
 #[derive(Debug, thiserror::Error)]

@@ -1,9 +1,9 @@
 //! Bad days: interruptions, damage, refusals and full disks, and what each leaves behind.
 
-use crate::apple;
-use crate::bundle::{CHUNK, Home, config, disk, options};
-use crate::proxy::{Deed, Proxy, Seen};
-use crate::registry::Registry;
+use crate::support::apple;
+use crate::support::bundle::{CHUNK, Home, config, disk, options};
+use crate::support::proxy::{Deed, Proxy, Seen};
+use crate::support::registry::Registry;
 use axum::http::{StatusCode, header};
 use flyci::domain::units::Bytes;
 use flyci::errors::chain;

@@ -1,9 +1,6 @@
 //! Images come from registries, and go to them: Debian's `docker-registry` on loopback, `skopeo`, and a proxy between
 //! that does what registries and networks do on a bad day.
 
-mod apple;
 mod bad_days;
-mod bundle;
-mod proxy;
 mod pulls;
-mod registry;
+mod support;

@@ -1,9 +1,9 @@
 //! Good days: what is pushed is pulled, by whom it may be, and what is here is not fetched again.
 
-use crate::apple;
-use crate::bundle::{CHUNK, Home, bundle, disk, options};
-use crate::proxy::{Deed, Proxy};
-use crate::registry::Registry;
+use crate::support::apple;
+use crate::support::bundle::{CHUNK, Home, bundle, disk, options};
+use crate::support::proxy::{Deed, Proxy};
+use crate::support::registry::Registry;
 use flyci::domain::admission::MacosVersion;
 use flyci::images::{BundleError, ImageError, Kind, Os, PushError, import_bundle, push};
 use std::collections::HashSet;

@@ -1,6 +1,6 @@
 //! An image as Apple's encoder and `tart push` make it, written here without flyci's own encoder and manifest.
 
-use crate::bundle::config;
+use crate::support::bundle::config;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
