@@ -90,7 +90,7 @@ fn bundle(root: &Path) -> PathBuf {
                 0 => 0,
                 1 => (state >> 24) as u8,
                 _ => {
-                    if state % 5 == 0 {
+                    if state.is_multiple_of(5) {
                         (state >> 24) as u8
                     } else {
                         b'e'

@@ -279,8 +279,10 @@ mod tests {
 
     #[test]
     fn our_blocks_use_the_block_before_them() {
-        let noise: Vec<u8> =
-            (0..BLOCK as u64).flat_map(|n| (n.wrapping_mul(0x9E37_79B9_7F4A_7C15)).to_le_bytes()).take(60_000).collect();
+        let noise: Vec<u8> = (0..BLOCK as u64)
+            .flat_map(|n| (n.wrapping_mul(0x9E37_79B9_7F4A_7C15)).to_le_bytes())
+            .take(60_000)
+            .collect();
         let once = encode(&noise).len();
         let twice = encode(&[noise.clone(), noise].concat()).len();
         assert!(twice < once + once / 4, "{twice} of {once}");
