@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::net::UnixListener;
 
 /// Every command, as its `--help` is asked for.
-const COMMANDS: [&str; 35] = [
+const COMMANDS: [&str; 36] = [
     "",
     "serve",
     "status",
@@ -34,6 +34,7 @@ const COMMANDS: [&str; 35] = [
     "image pull",
     "image push",
     "image remove",
+    "image rollback",
     "image verify",
     "config",
     "config check",

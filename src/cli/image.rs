@@ -34,6 +34,7 @@ pub async fn run(command: &ImageCommand, config: &Config, look: &Look) -> Result
         ImageStore::open(&config.data_dir).map_err(|error| CliError::part("the images cannot be read", error))?;
     match command {
         ImageCommand::Pull { reference } => registry::run_pull(reference, config, &store).await,
+        ImageCommand::Rollback { reference } => registry::run_rollback(reference, &store),
         ImageCommand::Push { image, reference } => registry::run_push(image, reference, config, &store).await,
         ImageCommand::Import { path, name } => registry::run_import(path, name.as_deref(), &store),
         ImageCommand::Prune { older_than, dry_run } => {

@@ -58,6 +58,9 @@ pub enum ImageError {
     /// There is none of that name.
     #[error("there is no image `{0}` on this host; `flyci image list` shows those there are")]
     Unknown(String),
+    /// There is nothing to go back to.
+    #[error("`{0}` stood for no other image that is still on this host; `flyci image list` shows those there are")]
+    NoPrevious(String),
     /// The reference fits several.
     #[error("`{reference}` fits {count} images; write more digits of the digest")]
     Ambiguous { reference: String, count: usize },
@@ -226,6 +229,10 @@ impl ImageStore {
         let home = self.directory.join(image.digest.hex());
         if home.exists() {
             return Image::read(&home);
+        }
+        // The registry's name is for what the registry named.
+        if let Some(reason) = image.contradicts_registry()? {
+            return Err(ImageError::Broken { path: source.to_owned(), reason });
         }
         self.sweep_unfinished();
         let unfinished = self.directory.join(format!("{UNFINISHED}{}-{}", image.digest.hex(), std::process::id()));

@@ -4,6 +4,7 @@
 use super::manifest::Digest;
 use super::registry::Reference;
 use super::{ImageError, ImageStore, io_at, sync_directory};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -14,8 +15,18 @@ const LOCK_FILE: &str = ".tags.lock";
 /// Most bytes of the tags.
 const TAGS_LIMIT: u64 = 1 << 20;
 
-/// The digest that each reference with a tag stands for.
-type Tags = BTreeMap<String, Digest>;
+/// What a reference with a tag stands for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pointer {
+    /// The image.
+    pub digest: Digest,
+    /// The one before: where `flyci image rollback` goes.
+    pub previous: Option<Digest>,
+}
+
+/// What each reference stands for.
+type Tags = BTreeMap<String, Pointer>;
 
 impl ImageStore {
     /// What each tag stands for.
@@ -43,9 +54,11 @@ impl ImageStore {
         let held = File::create(&lock).map_err(io_at("make the file", &lock))?;
         held.lock().map_err(io_at("lock", &lock))?;
         let mut tags = self.tags()?;
-        if tags.insert(reference.to_owned(), digest.clone()).as_ref() == Some(digest) {
+        let before = tags.remove(reference).map(|pointer| pointer.digest);
+        if before.as_ref() == Some(digest) {
             return Ok(());
         }
+        tags.insert(reference.to_owned(), Pointer { digest: digest.clone(), previous: before });
         let path = self.directory.join(TAGS_FILE);
         let new = self.directory.join(format!(".{TAGS_FILE}.new"));
         let text = serde_json::to_vec_pretty(&tags).expect("texts are JSON");
@@ -60,8 +73,21 @@ impl ImageStore {
     /// The image that a reference with a tag stands for, if it does and the image is here.
     pub(super) fn pointed(&self, reference: &str) -> Result<Option<Digest>, ImageError> {
         let Ok(reference) = reference.parse::<Reference>() else { return Ok(None) };
-        let digest = self.tags()?.remove(&reference.to_string());
+        let digest = self.tags()?.remove(&reference.to_string()).map(|pointer| pointer.digest);
         Ok(digest.filter(|digest| self.directory(digest).is_some()))
+    }
+
+    /// The reference stands for the image before again, and the present one becomes the one before.
+    ///
+    /// # Errors
+    /// There is none before, or it is not here any more.
+    pub fn roll_back(&self, reference: &Reference) -> Result<Digest, ImageError> {
+        let name = reference.to_string();
+        let previous = self.tags()?.remove(&name).and_then(|pointer| pointer.previous);
+        match previous.filter(|digest| self.directory(digest).is_some()) {
+            Some(digest) => self.point(&name, &digest).map(|()| digest),
+            None => Err(ImageError::NoPrevious(name)),
+        }
     }
 
     /// The images that the given references stand for.

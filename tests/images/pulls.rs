@@ -92,6 +92,32 @@ async fn a_tag_moves_here_only_when_it_is_pulled() {
     assert_eq!(host.store.find(&tag).expect("found").digest.to_string(), old);
     host.pull(&tag).await.expect("pulled");
     assert_eq!(host.store.find(&tag).expect("found").digest.to_string(), new);
+    let reference = tag.parse().expect("a reference");
+    assert_eq!(host.store.roll_back(&reference).expect("it is here").to_string(), old);
+    assert_eq!(host.store.find(&tag).expect("found").digest.to_string(), old);
+    assert_eq!(host.store.roll_back(&reference).expect("it is here").to_string(), new, "and forth");
+    host.store.remove(&old.parse().expect("a digest"), &HashSet::new()).expect("removed");
+    assert!(matches!(host.store.roll_back(&reference), Err(ImageError::NoPrevious(_))));
+}
+
+#[tokio::test]
+async fn an_image_that_claims_a_registrys_name_is_not_imported() {
+    let (registry, maker, host, other) = (Registry::start(), Home::new(), Home::new(), Home::new());
+    maker.push(&maker.import(&disk(2, 14)), &registry.image("mac/base:1")).await;
+    let (image, _) = host.pull(&registry.image("mac/base:1")).await.expect("pulled");
+    assert_eq!(other.store.import(&image.path).expect("the same image").digest, image.digest);
+    let forged = host.root.path().join("forged");
+    std::fs::create_dir(&forged).expect("a directory");
+    for entry in std::fs::read_dir(&image.path).expect("there").flatten() {
+        std::fs::copy(entry.path(), forged.join(entry.file_name())).expect("copied");
+    }
+    let mut said: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(forged.join("image.json")).expect("read")).expect("JSON");
+    said["registry"] = format!("sha256:{}", "0".repeat(64)).into();
+    std::fs::remove_file(forged.join("image.json")).expect("removed");
+    std::fs::write(forged.join("image.json"), said.to_string()).expect("written");
+    let imported = Home::new().store.import(&forged);
+    assert!(matches!(imported, Err(ImageError::Broken { .. })), "{imported:?}");
 }
 
 #[tokio::test]

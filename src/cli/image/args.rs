@@ -10,9 +10,14 @@ use std::path::PathBuf;
 pub enum ImageCommand {
     /// Fetch a macOS image of Tart's format from a registry
     #[command(after_help = "An interrupted pull is taken up where it broke off. A tag stands for the image that it \
-                            named now, on this host, until it is pulled again.")]
+                            names now, on this host, until it is pulled again or rolled back.")]
     Pull {
         /// HOST/REPOSITORY:TAG or HOST/REPOSITORY@sha256:…
+        reference: String,
+    },
+    /// Let a tag stand for the image that it stood for before, on this host
+    Rollback {
+        /// HOST/REPOSITORY:TAG
         reference: String,
     },
     /// Bring an image of this host to a registry, in Tart's format

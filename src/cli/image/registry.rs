@@ -1,4 +1,4 @@
-//! `flyci image pull`, `push`, `import` and `prune`.
+//! `flyci image pull`, `rollback`, `push`, `import` and `prune`.
 
 use super::{failed_to, find, in_use};
 use crate::cli::exit::{CliError, DONE};
@@ -41,6 +41,14 @@ pub async fn run_pull(reference: &str, config: &Config, store: &ImageStore) -> R
         (_, _) => format!("fetched {} in {time}; {} were here already", size(fetched), size(reused)),
     });
     out::print(&shown(&image))?;
+    Ok(DONE)
+}
+
+/// `flyci image rollback`.
+pub fn run_rollback(reference: &str, store: &ImageStore) -> Result<u8, CliError> {
+    let reference = parse(reference)?;
+    let digest = store.roll_back(&reference).map_err(failed_to("the tag stays where it is"))?;
+    out::print(&format!("{reference} stands for {digest} again; new vms are made of it.\n"))?;
     Ok(DONE)
 }
 

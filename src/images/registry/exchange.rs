@@ -22,8 +22,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const LOGINS: u32 = 2;
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(15);
-/// How long a registry may be silent in the middle of an answer.
-const SILENCE: Duration = Duration::from_secs(30);
+/// How long a registry may be silent before and in an answer: it hashes what was uploaded before it answers.
+const SILENCE: Duration = Duration::from_secs(60);
 /// Most redirections of one call.
 const REDIRECTS: usize = 5;
 
