@@ -79,10 +79,15 @@ pub fn import_bundle(store: &ImageStore, path: &Path, name: &str) -> Result<Imag
 /// A vm that runs holds a lock on its description.
 fn is_running(config: &Path) -> Result<bool, BundleError> {
     let file = File::open(config).map_err(io_at("open", config))?;
-    let mut lock =
-        libc::flock { l_type: libc::F_WRLCK as i16, l_whence: libc::SEEK_SET as i16, l_start: 0, l_len: 0, l_pid: 0 };
+    let mut lock = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
     fcntl(&file, FcntlArg::F_GETLK(&mut lock)).map_err(|error| io_at("look at the lock of", config)(error.into()))?;
-    Ok(lock.l_type != libc::F_UNLCK as i16)
+    Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
 }
 
 fn read_small(path: &Path) -> Result<Vec<u8>, BundleError> {
