@@ -33,6 +33,17 @@ fn hardware(brand: &str, architecture: &str) -> String {
     apple.map_or_else(|| architecture.to_owned(), str::to_lowercase)
 }
 
+/// In which world this program runs: this boot of the machine, this version of its system, this version of flyci.
+/// What was proven in one need not hold in another.
+#[must_use]
+pub fn world() -> String {
+    // Linux names each boot; elsewhere its time does, which moves when the clock is set: a test too many does no harm.
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map_or_else(|_| System::boot_time().unwrap_or_default().to_string(), |id| id.trim().to_owned());
+    let system = System::long_os_version().unwrap_or_default();
+    format!("boot {boot}, {system}, flyci {}", env!("CARGO_PKG_VERSION"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -71,7 +71,8 @@ pub struct Kill {
 pub struct Host {
     /// Its name.
     pub name: String,
-    /// `ready`, `draining`, `drained` (no vm is left) or `silent`.
+    /// `ready`, `untested` (its first vm has to boot before it takes work), `draining`, `drained` (no vm is left) or
+    /// `silent`.
     pub state: String,
     /// `vz`, `qemu` or `fake`.
     pub hypervisor: String,

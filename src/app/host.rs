@@ -16,7 +16,7 @@ use crate::hypervisor::qemu;
 #[cfg(target_os = "macos")]
 use crate::hypervisor::{HypervisorError, vz};
 use crate::images::{ImageStore, Images, Keep};
-use crate::lifecycle::{Drivers, Limits, Machine};
+use crate::lifecycle::{Dedication, Drivers, Limits, Machine};
 use crate::secrets::sealing::HostKey;
 use crate::store::hosts::{self, Introduction};
 use crate::store::vms::{self, Fence};
@@ -71,6 +71,10 @@ pub struct Host {
     pub limits: Limits,
     /// The oldest version of GitHub's runner that guests get, if it is known.
     pub runner_version: Option<String>,
+    /// Whom it serves; `None`: everybody.
+    pub dedication: Option<Dedication>,
+    /// Whether each image is booted once before work.
+    pub self_test: bool,
     /// Where a job's owner asks for help.
     pub support_url: Option<String>,
     /// Wakes loops and drivers.
@@ -115,10 +119,34 @@ pub fn build(
             attempts: i32::try_from(config.limits.attempts).unwrap_or(i32::MAX),
         },
         runner_version,
+        dedication: dedication(config, databases)?,
+        self_test: section.self_test,
         support_url: config.web.public_url.as_ref().map(|url| url.as_str().to_owned()),
         wakes: Arc::clone(shared.wakes),
         troubles: Arc::clone(shared.troubles),
     })
+}
+
+/// Whom the configuration names. GitHub's ids are found by a key that gateways alone have.
+fn dedication(config: &Config, databases: &Databases) -> Result<Option<Dedication>, AppError> {
+    let (mut tenants, mut installations) = (Vec::new(), Vec::new());
+    for one in &config.host.dedicated_to {
+        match one {
+            config::Beneficiary::Installation(id) => installations.push(*id),
+            config::Beneficiary::Tenant(id) => tenants.push(*id),
+        }
+    }
+    if tenants.is_empty() && installations.is_empty() {
+        return Ok(None);
+    }
+    let installations = if installations.is_empty() {
+        None
+    } else {
+        let ring = super::open_ring(config)?;
+        let lookups = installations.into_iter().map(|id| ring.installation_lookup(id)).collect();
+        Some((databases.gateway.clone(), lookups))
+    };
+    Ok(Some(Dedication::new(tenants, installations)))
 }
 
 /// What the machine has to give. VMs that are not there take nothing of it.
@@ -136,7 +164,7 @@ fn capacity(section: &config::Host, cpus: u32, memory: Bytes) -> Capacity {
 }
 
 /// The backend that the configuration names, with the images that it makes VMs of.
-fn hypervisor(config: &Config) -> Result<(Arc<dyn Hypervisor>, Images), AppError> {
+pub fn hypervisor(config: &Config) -> Result<(Arc<dyn Hypervisor>, Images), AppError> {
     match config.host.hypervisor {
         HypervisorKind::Fake => Ok((fake(&config.host.fake), Images::Any)),
         #[cfg(target_os = "linux")]
@@ -218,6 +246,7 @@ impl Host {
             key: self.key,
             profiles: self.profiles,
             limits: self.limits,
+            dedication: self.dedication,
             support_url: self.support_url,
             wakes: self.wakes,
             troubles: self.troubles,
@@ -235,6 +264,7 @@ impl Host {
     }
 
     async fn introduce(&self) -> Result<Fence, StoreError> {
+        let world = self.self_test.then(crate::machine::world);
         let introduction = Introduction {
             id: HostId::random(),
             name: &self.name,
@@ -248,6 +278,8 @@ impl Host {
             memory: self.machine.memory.0,
             version: env!("CARGO_PKG_VERSION"),
             runner_version: self.runner_version.as_deref(),
+            world: world.as_deref(),
+            is_dedicated: self.dedication.is_some(),
         };
         let (host, session) = hosts::introduce(&self.pool, &introduction).await?;
         Ok(Fence { host, session })

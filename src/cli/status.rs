@@ -214,6 +214,9 @@ fn note(host: &Host, now: chrono::DateTime<chrono::Utc>) -> String {
     if host.state == "silent" {
         notes.push(format!("last heard of {}", ago(now, host.beat_at)));
     }
+    if host.state == "untested" {
+        notes.push("a vm of each image boots before it takes work".to_owned());
+    }
     for failing in &host.failing_images {
         let image = short(&failing.image);
         notes.push(match failing.quarantined_until.filter(|until| *until > now) {

@@ -1,6 +1,6 @@
 //! What keys say together, and the files that they name.
 
-use super::sections::{Github, HypervisorKind, Intake, TlsMode};
+use super::sections::{Beneficiary, Github, HypervisorKind, Intake, TlsMode};
 use super::source::Origin;
 use super::table::Reading;
 use super::{Config, SecretUrl};
@@ -83,9 +83,6 @@ pub(super) fn check(config: &Config, reading: &Reading<'_>) {
 /// What this version reads and does not do: refused, since a promise that is not kept is worse than none.
 fn not_there_yet(config: &Config, reading: &Reading<'_>) {
     const NOT_YET: &str = "is not done by this version yet";
-    if !config.host.dedicated_to.is_empty() {
-        reading.fault("host.dedicated_to", format!("{NOT_YET}: this host would serve every approved account"));
-    }
     if config.database.listen_url.is_some() {
         reading.fault("database.listen_url", format!("{NOT_YET}: leave it out"));
     }
@@ -265,6 +262,13 @@ fn host(config: &Config, reading: &Reading<'_>) {
     }
     if !(host.cpu_overcommit > 0.0 && host.cpu_overcommit <= MAX_OVERCOMMIT) {
         reading.fault("host.cpu_overcommit", format!("write a number above 0, up to {MAX_OVERCOMMIT}"));
+    }
+    let by_github = |one: &Beneficiary| matches!(one, Beneficiary::Installation(_));
+    if !config.is_gateway() && host.dedicated_to.iter().any(by_github) {
+        reading.fault(
+            "host.dedicated_to",
+            "a host without the gateway role has no key to find installations by GitHub's ids: write the tenants' own ids, which `flyci tenants --json` shows at the gateway",
+        );
     }
     readable(reading, "host.qemu.binary", host.qemu.binary.as_deref());
     if host.qemu.allow_host_ports.contains(&0) {

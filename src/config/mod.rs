@@ -16,8 +16,8 @@ mod vz;
 pub use check::Machine;
 pub use images::Images;
 pub use sections::{
-    Accel, Admin, AdmissionRule, Database, Fake, Github, Host, HypervisorKind, Intake, Limits, Qemu, Retention, Role,
-    Runner, RunnerScope, SecurityTxt, Tenants, Tls, TlsMode, Web,
+    Accel, Admin, AdmissionRule, Beneficiary, Database, Fake, Github, Host, HypervisorKind, Intake, Limits, Qemu,
+    Retention, Role, Runner, RunnerScope, SecurityTxt, Tenants, Tls, TlsMode, Web,
 };
 pub use setting::{ContactUri, HttpUrl, Listener, SecretUrl};
 pub use source::{FILE_VARIABLE, Origin, USUAL_PLACES};

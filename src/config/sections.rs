@@ -1,11 +1,13 @@
 //! The sections of the configuration: what each key means, and its default.
 
-use super::setting::{ContactUri, HttpUrl, Listener, SecretUrl, choices};
+use super::setting::{ContactUri, HttpUrl, Listener, SecretUrl, Setting, choices};
 use super::table::Table;
 use super::vz::Vz;
+use crate::domain::ids::TenantId;
 use crate::domain::reason::words;
 use crate::domain::units::{Bytes, Span};
 use chrono::NaiveDate;
+use figment::value::Value;
 use serde::Serialize;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -309,6 +311,27 @@ impl Database {
     }
 }
 
+/// Whom a host may be dedicated to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Beneficiary {
+    /// An installation, by GitHub's id.
+    Installation(u64),
+    /// A tenant, by our own id (`flyci tenants --json`): for hosts that have no key to find installations by.
+    Tenant(TenantId),
+}
+
+impl Setting for Beneficiary {
+    fn accepts() -> String {
+        "GitHub's id of an installation, or a tenant's id (a UUID) in quotes".to_owned()
+    }
+    fn read(value: &Value) -> Option<Self> {
+        u64::read(value)
+            .map(Self::Installation)
+            .or_else(|| value.as_str()?.trim().parse().ok().map(|id| Self::Tenant(TenantId(id))))
+    }
+}
+
 /// `[host]`: this machine's vms.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Host {
@@ -327,9 +350,11 @@ pub struct Host {
     /// Its hardware as profiles name it, if it is not to be detected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hardware: Option<String>,
-    /// GitHub's ids of the only installations that it serves; empty: all approved.
+    /// The only ones that it serves; empty: all approved.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub dedicated_to: Vec<u64>,
+    pub dedicated_to: Vec<Beneficiary>,
+    /// Whether one vm of each image boots to ready before work, since the host, its system or its flyci changed.
+    pub self_test: bool,
     /// `[host.vz]`.
     pub vz: Vz,
     /// `[host.qemu]`.
@@ -342,9 +367,10 @@ impl Host {
     pub(super) fn read(mut table: Table<'_>, default_name: String) -> Self {
         let (qemu, fake) = (Qemu::read(table.table("qemu")), Fake::read(table.table("fake")));
         let native = if cfg!(target_os = "macos") { HypervisorKind::Vz } else { HypervisorKind::Qemu };
+        let hypervisor = table.or("hypervisor", native);
         let host = Self {
             name: table.or("name", default_name),
-            hypervisor: table.or("hypervisor", native),
+            hypervisor,
             slots: table.or("slots", 2),
             reserve_memory: table.or("reserve_memory", Bytes(4 * GB)),
             reserve_cpus: table.or("reserve_cpus", 0),
@@ -352,6 +378,7 @@ impl Host {
             hardware: table.maybe("hardware"),
             dedicated_to: table.or("dedicated_to", Vec::new()),
             vz: Vz::read(table.table("vz")),
+            self_test: table.or("self_test", hypervisor == HypervisorKind::Vz),
             qemu,
             fake,
         };

@@ -304,3 +304,33 @@ fn a_profile_that_the_machine_can_never_run_is_a_warning() {
     let told: Vec<_> = report.warnings.iter().map(|warning| format!("{}: {}", warning.key, warning.problem)).collect();
     insta::assert_snapshot!(told.join("\n"));
 }
+
+#[test]
+fn a_host_is_dedicated_by_ids_that_it_can_find() {
+    let id = "3f0c9a4e-1111-4222-8333-444455556666";
+    let host = |to: &str| {
+        let text = format!(
+            "roles = [\"host\"]\n[database]\nurl = \"postgres://db/flyci\"\n[host]\nname = \"m\"\n\
+             hypervisor = \"fake\"\ndedicated_to = [{to}]\n"
+        );
+        Config::from_toml(&text, Path::new("/etc/flyci"))
+    };
+    let config = host(&format!("\"{id}\"")).expect("our own ids need no key");
+    assert_eq!(config.host.dedicated_to, [Beneficiary::Tenant(id.parse().expect("an id"))]);
+    let faults = host("123").expect_err("GitHub's ids are found by the gateway's key").to_string();
+    assert!(faults.contains("host.dedicated_to") && faults.contains("flyci tenants --json"), "{faults}");
+    assert!(host("\"acme\"").is_err(), "a name is no id");
+}
+
+#[test]
+fn only_the_real_thing_is_tested_before_work_by_default() {
+    let tests = |hypervisor: &str, more: &str| {
+        let text = format!(
+            "roles = [\"host\"]\n[database]\nurl = \"postgres://db/flyci\"\n[host]\nname = \"m\"\n\
+             hypervisor = \"{hypervisor}\"\n{more}"
+        );
+        Config::from_toml(&text, Path::new("/etc/flyci")).map(|config| config.host.self_test)
+    };
+    assert_eq!(tests("fake", ""), Ok(false));
+    assert_eq!(tests("fake", "self_test = true\n"), Ok(true));
+}

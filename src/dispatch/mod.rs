@@ -5,6 +5,9 @@
 //! that there may be something to do.
 //!
 //! Does not: boot anything (`lifecycle`), or decide which job a vm gets (GitHub does).
+//!
+//! With `[host] self_test` an image's first vm since the host, its system or its flyci changed is planned without
+//! demand, and nothing else of that image until it was ready: a host that cannot boot takes no job.
 
 use crate::api::Trouble;
 use crate::domain::admission::{Capacity, MacosVersion, Need};
@@ -92,6 +95,8 @@ struct Offer<'a> {
     profile: &'a Profile,
     image: String,
     need: Need,
+    /// So many new vms, even where none is wanted: the canary of an image that is to be tested first.
+    at_least: usize,
     /// No more than this many new vms of its image at once.
     at_most: usize,
 }
@@ -120,6 +125,9 @@ impl Dispatcher {
     pub async fn pass(&self) -> Result<DispatchReport, StoreError> {
         let mut report = DispatchReport::default();
         let machine = self.machine();
+        if let Some(dedication) = &machine.dedication {
+            dedication.renew(&machine.pool, machine.fence.host).await?;
+        }
         if hosts::is_draining(&machine.pool, machine.fence.host).await? {
             return Ok(report);
         }
@@ -150,12 +158,20 @@ impl Dispatcher {
         let mut taken: Vec<Need> = live.iter().map(need_of).collect();
         let mut slots: HashSet<u16> = live.iter().map(|vm| vm.slot).collect();
         let usable = self.usable_slots();
+        let mut canaries: HashSet<String> = HashSet::new();
         for profile in &self.machine().profiles {
             if slots.len() >= usable as usize {
                 break;
             }
             if let Some(offer) = self.offer(profile, live).await? {
+                // Profiles may share an image: its canary is one.
+                if offer.at_most == 1 && canaries.contains(&offer.image) {
+                    continue;
+                }
                 let planned = self.plan_profile(&offer, &mut taken, &mut slots).await?;
+                if offer.at_most == 1 && !planned.is_empty() {
+                    canaries.insert(offer.image);
+                }
                 report.planned += u32::try_from(planned.len()).unwrap_or(u32::MAX);
                 for vm in planned {
                     self.drivers.ensure(vm);
@@ -210,13 +226,15 @@ impl Dispatcher {
         };
         machine.troubles.set(&troubles::missing_image(&profile.label), trouble);
         let Some(image) = image.filter(|_| bootable) else { return Ok(None) };
-        let at_most = match hosts::health(&machine.pool, machine.fence.host, &image).await? {
-            Health::Good => usize::MAX,
-            Health::Canary if live.iter().any(|vm| vm.image == image && is_coming_up(vm.state)) => 0,
-            Health::Canary => 1,
-            Health::Quarantined => 0,
+        let comes_up = live.iter().any(|vm| vm.image == image && is_coming_up(vm.state));
+        let (at_least, at_most) = match hosts::health(&machine.pool, machine.fence.host, &image).await? {
+            Health::Good => (0, usize::MAX),
+            Health::Canary | Health::Untested if comes_up => (0, 0),
+            Health::Canary => (0, 1),
+            Health::Untested => (1, 1),
+            Health::Quarantined => (0, 0),
         };
-        Ok((at_most > 0).then_some(Offer { profile, image, need, at_most }))
+        Ok((at_most > 0).then_some(Offer { profile, image, need, at_least, at_most }))
     }
 
     /// Plans as many vms as are wanted and fit, under the profile's lock.
@@ -233,8 +251,9 @@ impl Dispatcher {
         let mut tx = machine.pool.begin().await?;
         demand::lock_profile(&mut tx, &offer.profile.label).await?;
         let limit = machine.limits.vms_per_tenant;
-        let wanted = demand::wanted(&mut *tx, &offer.profile.label, limit, offer.profile.warm).await?;
-        let wanted = usize::try_from(wanted).unwrap_or(0).min(offer.at_most);
+        let wanted =
+            demand::wanted(&mut *tx, machine.fence.host, &offer.profile.label, limit, offer.profile.warm).await?;
+        let wanted = usize::try_from(wanted).unwrap_or(0).max(offer.at_least).min(offer.at_most);
         let mut planned = Vec::new();
         while planned.len() < wanted
             && slots.len() < self.usable_slots() as usize

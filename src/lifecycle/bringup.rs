@@ -157,6 +157,7 @@ async fn answers(guest: &Arc<dyn Guest>) {
 async fn ready(machine: &Machine, vm: &Vm) -> Result<Next, DriverError> {
     if machine.advance(vm, VmEvent::Ready).await? == Applied::Yes {
         hosts::image_booted(&machine.pool, machine.fence.host, &vm.image).await?;
+        hosts::image_proven(&machine.pool, machine.fence.host, &vm.image).await?;
         machine.wakes.demand.notify_one();
     }
     Ok(Next::Again)

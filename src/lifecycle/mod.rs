@@ -16,10 +16,13 @@
 //! Does not: choose what a vm serves (`dispatch`), or speak to GitHub (`mint`).
 
 mod bringup;
+mod dedication;
 mod delivery;
 mod ending;
 mod serving;
 mod waiting;
+
+pub use dedication::Dedication;
 
 use crate::domain::ids::{FleetId, VmId};
 use crate::domain::profile::Profile;
@@ -81,6 +84,8 @@ pub struct Machine {
     pub profiles: Vec<Profile>,
     /// How long things may take.
     pub limits: Limits,
+    /// Whom it serves; `None`: everybody.
+    pub dedication: Option<Dedication>,
     /// Where a job's owner asks for help, shown in the job's log.
     pub support_url: Option<String>,
     /// Wakes drivers and loops.

@@ -34,7 +34,7 @@ async fn let_go(machine: &Machine, vm: &Vm) -> Result<bool, DriverError> {
     let warm = machine.profile(&vm.profile).map_or(0, |profile| profile.warm);
     let mut tx = machine.pool.begin().await?;
     demand::lock_profile(&mut tx, &vm.profile).await?;
-    if demand::wanted(&mut *tx, &vm.profile, machine.limits.vms_per_tenant, warm).await? >= 0 {
+    if demand::wanted(&mut *tx, machine.fence.host, &vm.profile, machine.limits.vms_per_tenant, warm).await? >= 0 {
         return Ok(false);
     }
     let stop = VmEvent::Stop(VmEnd::Surplus);

@@ -9,7 +9,7 @@ use super::runners::{self, NewRunner};
 use super::vms::{self, Fence};
 use super::{Applied, Result};
 use crate::domain::class::Class;
-use crate::domain::ids::{RepositoryId, RunnerId, TenantId, VmId};
+use crate::domain::ids::{HostId, RepositoryId, RunnerId, TenantId, VmId};
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgExecutor, PgPool};
 
@@ -40,8 +40,14 @@ pub async fn lock_profile(db: &mut PgConnection, profile: &str) -> Result<()> {
 }
 
 /// How many more vms of a profile are wanted: the deficits of its classes, as far as their tenants
-/// may have more vms, and the warm ones, less the blank vms there are.
-pub async fn wanted(db: impl PgExecutor<'_>, profile: &str, vms_per_tenant: u32, warm: u32) -> Result<i64> {
+/// may have more vms, and the warm ones, less the blank vms there are. Of a dedicated host only its own tenants' count.
+pub async fn wanted(
+    db: impl PgExecutor<'_>,
+    host: HostId,
+    profile: &str,
+    vms_per_tenant: u32,
+    warm: u32,
+) -> Result<i64> {
     Ok(sqlx::query_scalar!(
         r#"WITH supply AS (
                SELECT v.class, count(*) AS jobless FROM vms v
@@ -61,14 +67,17 @@ pub async fn wanted(db: impl PgExecutor<'_>, profile: &str, vms_per_tenant: u32,
                        - (SELECT count(*) FROM vms v WHERE v.tenant_id = t.id
                           AND v.state NOT IN ('stopping', 'gone', 'abandoned')), 0))), 0)
                 FROM deficit f JOIN tenants t ON t.id = f.tenant_id
-                WHERE t.admission = 'approved' AND t.suspended_at IS NULL AND t.uninstalled_at IS NULL)
+                WHERE t.admission = 'approved' AND t.suspended_at IS NULL AND t.uninstalled_at IS NULL
+                  AND coalesce((SELECT h.dedicated_to IS NULL OR t.id = ANY (h.dedicated_to)
+                                FROM hosts h WHERE h.id = $4), true))
                + $3::bigint
                - (SELECT count(*) FROM vms WHERE profile = $1 AND class IS NULL
                   AND state IN ('planned', 'cloning', 'cloned', 'booting', 'ready'))
            )::bigint AS "wanted!""#,
         profile,
         i32::try_from(vms_per_tenant).unwrap_or(i32::MAX),
-        i64::from(warm)
+        i64::from(warm),
+        host.0
     )
     .fetch_one(db)
     .await?)
@@ -101,7 +110,7 @@ const BIND_TRIES: u32 = 4;
 pub async fn bind(pool: &PgPool, fence: Fence, vm: VmId, profile: &str, vms_per_tenant: u32) -> Result<Binding> {
     for _ in 0..BIND_TRIES {
         let mut tx = pool.begin().await?;
-        let Some(candidate) = fairest(&mut *tx, profile, vms_per_tenant).await? else {
+        let Some(candidate) = fairest(&mut *tx, fence.host, profile, vms_per_tenant).await? else {
             return Ok(Binding::NoDemand);
         };
         lock(&mut tx, Lock::Class(candidate.class)).await?;
@@ -135,7 +144,12 @@ pub async fn bind(pool: &PgPool, fence: Fence, vm: VmId, profile: &str, vms_per_
     Ok(Binding::Contended)
 }
 
-async fn fairest(db: impl PgExecutor<'_>, profile: &str, vms_per_tenant: u32) -> Result<Option<Candidate>> {
+async fn fairest(
+    db: impl PgExecutor<'_>,
+    host: HostId,
+    profile: &str,
+    vms_per_tenant: u32,
+) -> Result<Option<Candidate>> {
     Ok(sqlx::query_as!(
         Candidate,
         r#"WITH demand AS (
@@ -149,6 +163,8 @@ async fn fairest(db: impl PgExecutor<'_>, profile: &str, vms_per_tenant: u32) ->
            FROM demand d JOIN tenants t ON t.id = d.tenant_id
            LEFT JOIN lanes l ON l.tenant_id = d.tenant_id AND l.profile = $1
            WHERE t.admission = 'approved' AND t.suspended_at IS NULL AND t.uninstalled_at IS NULL
+             AND coalesce((SELECT h.dedicated_to IS NULL OR t.id = ANY (h.dedicated_to)
+                           FROM hosts h WHERE h.id = $3), true)
              AND d.queued > (SELECT count(*) FROM vms v WHERE v.class = d.class
                              AND v.state NOT IN ('stopping', 'gone', 'abandoned')
                              AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.vm_id = v.id))
@@ -156,7 +172,8 @@ async fn fairest(db: impl PgExecutor<'_>, profile: &str, vms_per_tenant: u32) ->
                                              AND v.state NOT IN ('stopping', 'gone', 'abandoned'))
            ORDER BY l.last_claim NULLS FIRST, d.oldest LIMIT 1"#,
         profile,
-        i32::try_from(vms_per_tenant).unwrap_or(i32::MAX)
+        i32::try_from(vms_per_tenant).unwrap_or(i32::MAX),
+        host.0
     )
     .fetch_optional(db)
     .await?)

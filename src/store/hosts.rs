@@ -1,7 +1,7 @@
 //! The machines that run VMs, and how images do on them.
 
 use super::{Applied, Result};
-use crate::domain::ids::HostId;
+use crate::domain::ids::{HostId, TenantId};
 use crate::domain::reason::VmEnd;
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
@@ -32,19 +32,25 @@ pub struct Introduction<'a> {
     pub version: &'a str,
     /// The oldest version of GitHub's runner that its guests get, if it is known.
     pub runner_version: Option<&'a str>,
+    /// In which world its daemon runs: images are booted to ready in it once before work. `None`: they are not.
+    pub world: Option<&'a str>,
+    /// It serves some tenants only: none, until [`dedicate`] names them.
+    pub is_dedicated: bool,
 }
 
 /// Makes the host, or writes what it is now, and begins a new session: the fence of all its writes.
 pub async fn introduce(db: impl PgExecutor<'_>, host: &Introduction<'_>) -> Result<(HostId, i64)> {
     let row = sqlx::query!(
         r#"INSERT INTO hosts (id, name, public_key, hypervisor, hardware, os, architecture, slots, cpus, memory, version,
-                              runner_version, session, seq)
-           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 1, 1)
+                              runner_version, session, seq, world, dedicated_to)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 1, 1, $13,
+                   CASE WHEN $14::bool THEN '{}'::uuid[] END)
            ON CONFLICT (name) DO UPDATE SET
                public_key = EXCLUDED.public_key, hypervisor = EXCLUDED.hypervisor, hardware = EXCLUDED.hardware,
                os = EXCLUDED.os, architecture = EXCLUDED.architecture, slots = EXCLUDED.slots, cpus = EXCLUDED.cpus,
-               memory = EXCLUDED.memory, version = EXCLUDED.version, runner_version = EXCLUDED.runner_version, session = hosts.session + 1,
-               seq = hosts.seq + 1, beat_at = clock_timestamp()
+               memory = EXCLUDED.memory, version = EXCLUDED.version, runner_version = EXCLUDED.runner_version,
+               session = hosts.session + 1, seq = hosts.seq + 1, beat_at = clock_timestamp(), world = EXCLUDED.world,
+               dedicated_to = CASE WHEN $14 THEN coalesce(hosts.dedicated_to, EXCLUDED.dedicated_to) END
            RETURNING id AS "id: HostId", session"#,
         host.id.0,
         host.name,
@@ -57,11 +63,27 @@ pub async fn introduce(db: impl PgExecutor<'_>, host: &Introduction<'_>) -> Resu
         i32::try_from(host.cpus).unwrap_or(i32::MAX),
         i64::try_from(host.memory).unwrap_or(i64::MAX),
         host.version,
-        host.runner_version
+        host.runner_version,
+        host.world,
+        host.is_dedicated
     )
     .fetch_one(db)
     .await?;
     Ok((row.id, row.session))
+}
+
+/// Says whom a dedicated host serves.
+pub async fn dedicate(db: impl PgExecutor<'_>, id: HostId, tenants: &[TenantId]) -> Result<()> {
+    let tenants: Vec<uuid::Uuid> = tenants.iter().map(|tenant| tenant.0).collect();
+    sqlx::query!(
+        "UPDATE hosts SET dedicated_to = $2
+         WHERE id = $1 AND dedicated_to IS NOT NULL AND dedicated_to IS DISTINCT FROM $2::uuid[]",
+        id.0,
+        &tenants
+    )
+    .execute(db)
+    .await?;
+    Ok(())
 }
 
 /// The heartbeat: a number that moves as long as the host lives. Stale when a newer session began.
@@ -191,6 +213,18 @@ pub struct Host {
     pub can_boot: Option<Vec<String>>,
     /// Profiles that its configuration has otherwise than the gateway.
     pub differs: Option<Vec<String>>,
+    /// No image was booted to ready since it, its system or its flyci changed.
+    pub untested: bool,
+    /// The only tenants that it serves; `None`: all.
+    pub dedicated_to: Option<Vec<uuid::Uuid>>,
+}
+
+impl Host {
+    /// True when it may serve this tenant.
+    #[must_use]
+    pub fn serves(&self, tenant: TenantId) -> bool {
+        self.dedicated_to.as_ref().is_none_or(|only| only.contains(&tenant.0))
+    }
 }
 
 /// Every host, by name.
@@ -198,9 +232,12 @@ pub async fn all(db: impl PgExecutor<'_>) -> Result<Vec<Host>> {
     Ok(sqlx::query_as!(
         Host,
         r#"SELECT h.id AS "id: HostId", h.name, h.hypervisor, h.hardware, h.os, h.architecture, h.slots, h.cpus, h.memory,
-                  h.version, h.runner_version, h.beat_at, extract(epoch FROM clock_timestamp() - h.beat_at)::float8 AS "silent_for_s!",
+                  h.version, h.runner_version, h.beat_at,
+                  extract(epoch FROM clock_timestamp() - h.beat_at)::float8 AS "silent_for_s!",
                   h.draining, h.drain_reason, h.drained_by, h.drained_at, h.can_boot, h.differs,
-                  (SELECT count(*) FROM vms v WHERE v.host_id = h.id AND v.state <> 'gone') AS "vms!"
+                  (SELECT count(*) FROM vms v WHERE v.host_id = h.id AND v.state <> 'gone') AS "vms!",
+                  (h.world IS NOT NULL AND NOT EXISTS (SELECT 1 FROM host_images i
+                       WHERE i.host_id = h.id AND i.proven_in = h.world)) AS "untested!", h.dedicated_to
            FROM hosts h ORDER BY h.name"#
     )
     .fetch_all(db)
@@ -240,6 +277,8 @@ pub enum Health {
     Good,
     /// One at a time: it failed too often, and the wait is over.
     Canary,
+    /// One, even where none is wanted: it did not boot yet since the host, its system or its flyci changed.
+    Untested,
     /// None yet.
     Quarantined,
 }
@@ -247,8 +286,10 @@ pub enum Health {
 /// How an image does on a host.
 pub async fn health(db: impl PgExecutor<'_>, host: HostId, image: &str) -> Result<Health> {
     let row = sqlx::query!(
-        r#"SELECT failures, quarantined_until > clock_timestamp() AS "waiting?", quarantined_until IS NOT NULL AS "was!"
-           FROM host_images WHERE host_id = $1 AND image = $2"#,
+        r#"SELECT coalesce(i.failures, 0) AS "failures!", i.quarantined_until > clock_timestamp() AS "waiting?",
+                  i.quarantined_until IS NOT NULL AS "was!",
+                  (h.world IS NOT NULL AND i.proven_in IS DISTINCT FROM h.world) AS "untested!"
+           FROM hosts h LEFT JOIN host_images i ON i.host_id = h.id AND i.image = $2 WHERE h.id = $1"#,
         host.0,
         image
     )
@@ -256,6 +297,7 @@ pub async fn health(db: impl PgExecutor<'_>, host: HostId, image: &str) -> Resul
     .await?;
     Ok(match row {
         Some(row) if row.waiting == Some(true) => Health::Quarantined,
+        Some(row) if row.untested => Health::Untested,
         Some(row) if row.was && row.failures > 0 => Health::Canary,
         Some(_) | None => Health::Good,
     })
@@ -313,6 +355,21 @@ pub async fn image_booted(db: impl PgExecutor<'_>, host: HostId, image: &str) ->
         host.0,
         image,
         VmEnd::RunnerTooOld.as_str()
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// An image booted to ready in the world in which the host runs now: vms of it may be made.
+pub async fn image_proven(db: impl PgExecutor<'_>, host: HostId, image: &str) -> Result<()> {
+    sqlx::query!(
+        "INSERT INTO host_images AS i (host_id, image, proven_in)
+         SELECT id, $2, world FROM hosts WHERE id = $1 AND world IS NOT NULL
+         ON CONFLICT (host_id, image) DO UPDATE SET proven_in = EXCLUDED.proven_in
+         WHERE i.proven_in IS DISTINCT FROM EXCLUDED.proven_in",
+        host.0,
+        image
     )
     .execute(db)
     .await?;

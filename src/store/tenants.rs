@@ -112,6 +112,17 @@ pub async fn find(db: impl PgExecutor<'_>, installation: Lookup) -> Result<Optio
     .await?)
 }
 
+/// The tenants of these installations, as far as they are known.
+pub async fn ids_of(db: impl PgExecutor<'_>, installations: &[Lookup]) -> Result<Vec<TenantId>> {
+    let lookups: Vec<Vec<u8>> = installations.iter().map(|lookup| lookup.as_bytes().to_vec()).collect();
+    Ok(sqlx::query_scalar!(
+        r#"SELECT id AS "id: TenantId" FROM tenants WHERE installation_lookup = ANY ($1)"#,
+        &lookups
+    )
+    .fetch_all(db)
+    .await?)
+}
+
 /// One tenant by our id.
 pub async fn get(db: impl PgExecutor<'_>, id: TenantId) -> Result<Option<Tenant>> {
     Ok(sqlx::query_as!(

@@ -27,6 +27,8 @@ async fn host(pool: &PgPool, name: &str) -> Fence {
         memory: 1 << 34,
         version: "0",
         runner_version: None,
+        world: None,
+        is_dedicated: false,
     };
     let (host, session) = hosts::introduce(pool, &introduction).await.expect("the host is known");
     Fence { host, session }
@@ -118,7 +120,7 @@ async fn a_tenant_that_floods_the_queue_starves_nobody() {
 async fn vms_are_wanted_for_what_is_queued_less_what_is_there() {
     let gate = Gate::open().await;
     let fence = host(&gate.db.host, "host").await;
-    let wanted = async |limit| demand::wanted(&gate.db.host, PROFILE, limit, 0).await.expect("counted");
+    let wanted = async |limit| demand::wanted(&gate.db.host, fence.host, PROFILE, limit, 0).await.expect("counted");
     assert_eq!(wanted(NO_LIMIT).await, 0);
     for id in 0..3 {
         gate.take(&Job::queued(id)).await;
@@ -132,7 +134,7 @@ async fn vms_are_wanted_for_what_is_queued_less_what_is_there() {
     gate.take(&Job::cancelled(1)).await;
     gate.take(&Job::cancelled(2)).await;
     assert!(!demand::stands(&gate.db.host, vm).await.expect("counted"), "nobody wants it any more");
-    assert_eq!(demand::wanted(&gate.db.host, PROFILE, NO_LIMIT, 2).await.expect("counted"), 2, "warm ones");
+    assert_eq!(demand::wanted(&gate.db.host, fence.host, PROFILE, NO_LIMIT, 2).await.expect("counted"), 2, "warm ones");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ mod intake;
 mod octokit;
 mod privacy;
 mod reconcile;
+mod proof;
 mod stories;
 mod support;
 mod web;

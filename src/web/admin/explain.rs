@@ -224,18 +224,24 @@ fn too_old(profile: &Profile, facts: &Facts) -> Option<Reason> {
 
 /// What the hosts say.
 fn supply(job: &JobRow, profile: &Profile, facts: &Facts) -> Reason {
-    let able: Vec<&Host> = facts.able(profile).collect();
+    let fit: Vec<&Host> = facts.able(profile).collect();
     // What this process's host lacks is told in full, where no other host has it.
     let missing = facts.troubles.get(&troubles::missing_image(&profile.label));
-    if let Some(missing) = missing.filter(|_| able.len() <= 1 && facts.hosts.len() == 1) {
+    if let Some(missing) = missing.filter(|_| fit.len() <= 1 && facts.hosts.len() == 1) {
         return because(
             Waiting::NoHostForProfile,
             format!("{}: {}", missing.what, missing.evidence),
             Some(missing.fix),
         );
     }
-    if able.is_empty() {
+    if fit.is_empty() {
         return no_host(profile, facts);
+    }
+    let able: Vec<&Host> = fit.iter().copied().filter(|host| host.serves(job.tenant)).collect();
+    if able.is_empty() {
+        let evidence = format!("every host that could run it is dedicated to other accounts ({})", names(&fit));
+        let fix = "add its account to [host] dedicated_to of one, or join another host";
+        return because(Waiting::NoHostForProfile, evidence, Some(fix.to_owned()));
     }
     let working: Vec<&Host> = able.iter().copied().filter(|host| !host.draining).collect();
     if working.is_empty() {

@@ -115,6 +115,7 @@ fn show(host: Host, load: &[Load], failing: &[ImageHealth], releases: &RunnerRel
         (true, _, _) => "silent",
         (false, true, 0) => "drained",
         (false, true, _) => "draining",
+        (false, false, _) if host.untested => "untested",
         (false, false, _) => "ready",
     };
     api::Host {

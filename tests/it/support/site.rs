@@ -170,6 +170,8 @@ impl Site {
             memory,
             version: "0.0.0",
             runner_version: None,
+            world: None,
+            is_dedicated: false,
         };
         let (host, session) = hosts::introduce(&self.db.host, &introduction).await.expect("it is introduced");
         Fence { host, session }

@@ -29,6 +29,8 @@ pub const LABEL: &str = "flyci-test";
 pub struct Setup {
     /// Lines under `[limits]`.
     pub limits: &'static str,
+    /// Lines under `[host]`.
+    pub host: &'static str,
     /// Slots of the host; 0: four.
     pub slots: u32,
     /// Lines under `[[profiles]]`.
@@ -287,6 +289,7 @@ url = "{database}"
 name = "test"
 hypervisor = "fake"
 slots = {slots}
+{host}
 [limits]
 {limits}
 [[profiles]]
@@ -302,6 +305,7 @@ image = "any"
         deliveries = if setup.pull { "intake = \"pull\"" } else { "webhook_secret_file = \"webhook.secret\"" },
         public = setup.public_repositories,
         database = db.url,
+        host = setup.host,
         limits = setup.limits,
         profile = setup.profile,
     );
