@@ -27,7 +27,8 @@
 //! | [`api`] | the JSON of the admin API |
 //! | [`web`] | HTTP: webhook, health, API, metrics |
 //! | [`app`] | builds the roles, owns every task, shuts down |
-//! | [`api`] | the JSON of the admin API, as server and commands share it |
+//! | [`doctor`] | what could keep this machine from work, looked at before it does |
+//! | [`service`] | what makes flyci a service of launchd or systemd, as a plan |
 //! | [`logging`] | the log, and what never gets into it |
 //! | [`cli`] | the commands |
 
@@ -37,6 +38,7 @@ pub mod cli;
 pub mod config;
 pub mod data_dir;
 pub mod dispatch;
+pub mod doctor;
 pub mod domain;
 pub mod errors;
 pub mod github;
@@ -51,6 +53,7 @@ pub mod metrics;
 pub mod mint;
 pub mod place;
 pub mod secrets;
+pub mod service;
 pub mod store;
 pub mod troubles;
 pub mod upkeep;

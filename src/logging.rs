@@ -6,9 +6,11 @@
 //! value cannot forge a line. Does not: know what an event means.
 
 mod line;
+mod rotation;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::panic::PanicHookInfo;
+use std::path::Path;
 use std::sync::Once;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
@@ -29,18 +31,31 @@ const FILTERS: [&str; 2] = ["FLYCI_LOG", "RUST_LOG"];
 /// Where our own events come from.
 const OURS: [&str; 3] = ["flyci", "flyci_agent", "fake_github"];
 
-/// Starts the log, once per process, and tells panics through it.
-pub fn start(purpose: Purpose) {
+/// Starts the log, once per process, and tells panics through it. With `file`, it goes there and not to stderr.
+pub fn start(purpose: Purpose, file: Option<&Path>) {
     static STARTED: Once = Once::new();
     STARTED.call_once(|| {
         let (filter, fault) = filter(purpose, |name| std::env::var(name).ok());
-        let format = if std::io::stderr().is_terminal() { line::Format::Text } else { line::Format::Json };
-        tracing_subscriber::registry().with(filter).with(line::Lines::to_stderr(format)).init();
+        let (lines, refused) = lines(file);
+        tracing_subscriber::registry().with(filter).with(lines).init();
         std::panic::set_hook(Box::new(tell_panic));
         if let Some(fault) = fault {
             tracing::warn!(reason = %fault, "the log filter is not understood; the default is used");
         }
+        if let Some(error) = refused {
+            tracing::error!(%error, "the log file cannot be opened; the log goes to stderr");
+        }
     });
+}
+
+/// Where lines go, and why they do not go to the file.
+fn lines(file: Option<&Path>) -> (line::Lines<Box<dyn Write + Send>>, Option<std::io::Error>) {
+    let format = if std::io::stderr().is_terminal() { line::Format::Text } else { line::Format::Json };
+    match file.map(rotation::Rotating::open) {
+        Some(Ok(file)) => (line::Lines::new(line::Format::Json, Box::new(file)), None),
+        Some(Err(error)) => (line::Lines::new(format, Box::new(std::io::stderr())), Some(error)),
+        None => (line::Lines::new(format, Box::new(std::io::stderr())), None),
+    }
 }
 
 /// How much is told, and what was wrong with what the environment says.

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::net::UnixListener;
 
 /// Every command, as its `--help` is asked for.
-const COMMANDS: [&str; 36] = [
+const COMMANDS: [&str; 40] = [
     "",
     "serve",
     "status",
@@ -45,6 +45,10 @@ const COMMANDS: [&str; 36] = [
     "backup",
     "restore",
     "database upgrade",
+    "doctor",
+    "service install",
+    "service uninstall",
+    "service status",
     "demo",
     "completions",
 ];

@@ -104,7 +104,7 @@ pub fn build(
         id: own_id(config)?,
         pool: databases.gateway.clone(),
         ring: super::open_ring(config)?,
-        github: super::github_client(config, section, metrics)?,
+        github: super::github_client(config, section, Some(metrics))?,
         fleet,
         scope: match section.runner_scope {
             RunnerScope::Repository => Scope::Repository,

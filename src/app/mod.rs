@@ -27,7 +27,7 @@ pub use upkeep::Upkeep;
 use crate::config::{Config, ConfigFaults};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::domain::ids::FleetId;
-use crate::github::{GitHub, OptionsError};
+use crate::github::{GitHub, OptionsError, OnCall};
 use crate::hypervisor::Hypervisor;
 use crate::intake::Intake;
 use crate::lifecycle::Machine;
@@ -424,8 +424,23 @@ fn open_ring(config: &Config) -> Result<Arc<KeyRing>, AppError> {
     Ok(Arc::new(KeyRing::open_or_create(&config.master_key_file())?))
 }
 
-fn github_client(config: &Config, section: &crate::config::Github, metrics: &Arc<Metrics>) -> Result<GitHub, AppError> {
-    let metrics = Arc::clone(metrics);
+/// The backend that the configuration names.
+///
+/// # Errors
+/// It does not run here, or the machine lacks what it needs.
+pub fn hypervisor(config: &Config) -> Result<Arc<dyn Hypervisor>, AppError> {
+    host::hypervisor(config).map(|(hypervisor, _)| hypervisor)
+}
+
+/// The client that speaks to GitHub as the App; its calls are counted in `metrics`.
+///
+/// # Errors
+/// A file of the configuration cannot be read, or an option is wrong.
+pub fn github_client(
+    config: &Config,
+    section: &crate::config::Github,
+    metrics: Option<&Arc<Metrics>>,
+) -> Result<GitHub, AppError> {
     let ca_pem = match &section.ca_file {
         Some(path) => Some(std::fs::read(path).map_err(|source| AppError::Read {
             key: "github.ca_file",
@@ -449,6 +464,8 @@ fn github_client(config: &Config, section: &crate::config::Github, metrics: &Arc
         proxy_url: section.proxy_url.as_ref().map(|url| url.expose().to_owned().into()),
         user_agent: concat!("flyci/", env!("CARGO_PKG_VERSION")).to_owned(),
         public_repositories: config.tenants.public_repositories,
-        on_call: Some(Arc::new(move |route, status, took| metrics.github_call(route, status, took))),
+        on_call: metrics.cloned().map(|metrics| -> OnCall {
+            Arc::new(move |route, status, took| metrics.github_call(route, status, took))
+        }),
     })?)
 }

@@ -13,7 +13,7 @@ Exit codes:
   1   failed (the message says why)
   2   wrong usage
   3   the daemon is not running
-  4   it runs, and something is degraded (status)
+  4   it runs, and something is degraded (status, doctor)
   5   timed out (drain --wait)
   78  the configuration is wrong
 
@@ -77,6 +77,11 @@ pub enum Command {
     /// Look after the private database
     #[command(subcommand)]
     Database(DatabaseCommand),
+    /// Look at everything that could keep this machine from work
+    Doctor(super::doctor::DoctorArgs),
+    /// Make flyci a service of launchd (macOS) or systemd (Linux)
+    #[command(subcommand)]
+    Service(super::service::ServiceCommand),
     /// Show flyci at work: real jobs in VMs, a simulated GitHub, and evidence
     #[cfg(feature = "demo")]
     Demo(DemoArgs),
@@ -93,6 +98,9 @@ pub enum Command {
 /// `flyci serve`
 #[derive(Args, Debug)]
 pub struct ServeArgs {
+    /// Write the log there, as JSON; it rotates itself [default: stderr]
+    #[arg(long, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
     /// The vms of `flyci demo --hypervisor fake`
     #[cfg(feature = "demo")]
     #[arg(long, hide = true)]

@@ -2,7 +2,7 @@
 //!
 //! `args` says what can be typed, `exit` how a command ends. Most commands ask the daemon over its admin socket
 //! (`client`) and render its answer: `status`, `hosts`, `jobs`, `vms`, `tenants`, `records`. Others work on files
-//! of this host: `config`, `image`, `database`. Rendering is pure, on the pieces of `out`, `human` and `table`.
+//! of this host: `config`, `image`, `database`, `doctor`, `service`. Rendering is pure, on the pieces of `out`, `human` and `table`.
 //! Does not: know how the daemon finds its answers.
 
 mod args;
@@ -11,6 +11,7 @@ mod config;
 mod database;
 #[cfg(feature = "demo")]
 mod demo;
+mod doctor;
 mod exit;
 mod hosts;
 mod human;
@@ -22,6 +23,7 @@ mod progress;
 mod records;
 #[cfg(test)]
 mod samples;
+mod service;
 mod status;
 mod table;
 mod tenants;
@@ -52,10 +54,11 @@ pub use demo::search;
 pub fn main() -> ExitCode {
     let cli = Cli::parse_from(args::flags_as_commands(std::env::args_os()));
     process::no_core_dumps();
-    logging::start(match cli.command {
-        Command::Serve(_) | Command::Vm(_) => logging::Purpose::Daemon,
-        _ => logging::Purpose::Command,
-    });
+    match &cli.command {
+        Command::Serve(args) => logging::start(logging::Purpose::Daemon, args.log_file.as_deref()),
+        Command::Vm(_) => logging::start(logging::Purpose::Daemon, None),
+        _ => logging::start(logging::Purpose::Command, None),
+    }
     exit::report(run(&cli))
 }
 
@@ -72,6 +75,8 @@ fn run(cli: &Cli) -> Result<u8, CliError> {
         Command::Demo(args) => block_on(demo::run(args, &Look::of_stdout())),
         Command::Vm(args) => Ok(vm::run(args)),
         Command::Completions { shell } => completions(*shell),
+        Command::Doctor(args) => block_on(doctor::run(args, file, &Look::of_stdout())),
+        Command::Service(command) => block_on(service::run(command, file, &Look::of_stdout())),
         command => ask(command, file),
     }
 }
@@ -133,7 +138,9 @@ fn ask(command: &Command, file: Option<&Path>) -> Result<u8, CliError> {
             | Command::Image(_)
             | Command::Backup(_)
             | Command::Restore(_)
-            | Command::Database(_) => unreachable!("these do not ask the daemon"),
+            | Command::Database(_)
+            | Command::Doctor(_)
+            | Command::Service(_) => unreachable!("these do not ask the daemon"),
             #[cfg(feature = "demo")]
             Command::Demo(_) => unreachable!("it has a daemon of its own"),
         }

@@ -62,14 +62,8 @@ pub struct Lines<W> {
     out: Mutex<W>,
 }
 
-impl Lines<std::io::Stderr> {
-    /// To stderr, where service managers expect it.
-    pub fn to_stderr(format: Format) -> Self {
-        Self::new(format, std::io::stderr())
-    }
-}
-
 impl<W: Write> Lines<W> {
+    /// To this place.
     pub fn new(format: Format, out: W) -> Self {
         Self { format, out: Mutex::new(out) }
     }

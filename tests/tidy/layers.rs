@@ -15,6 +15,8 @@ const LAYERS: &[&[&str]] = &[
     &["dispatch", "intake", "mint", "upkeep"],
     &["web"],
     &["app"],
+    &["doctor"],
+    &["service"],
     &["cli"],
 ];
 
