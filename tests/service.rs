@@ -42,6 +42,7 @@ impl Machine {
         String::from_utf8(output.stdout).expect("output is UTF-8")
     }
 
+    #[cfg(target_os = "linux")]
     fn install(&self) -> String {
         self.does(&format!("service install --root {}", self.root().display()))
     }
