@@ -27,7 +27,7 @@ pub use upkeep::Upkeep;
 use crate::config::{Config, ConfigFaults};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::domain::ids::FleetId;
-use crate::github::{GitHub, OptionsError, OnCall};
+use crate::github::{GitHub, OnCall, OptionsError};
 use crate::hypervisor::Hypervisor;
 use crate::intake::Intake;
 use crate::lifecycle::Machine;
@@ -464,8 +464,8 @@ pub fn github_client(
         proxy_url: section.proxy_url.as_ref().map(|url| url.expose().to_owned().into()),
         user_agent: concat!("flyci/", env!("CARGO_PKG_VERSION")).to_owned(),
         public_repositories: config.tenants.public_repositories,
-        on_call: metrics.cloned().map(|metrics| -> OnCall {
-            Arc::new(move |route, status, took| metrics.github_call(route, status, took))
-        }),
+        on_call: metrics
+            .cloned()
+            .map(|metrics| -> OnCall { Arc::new(move |route, status, took| metrics.github_call(route, status, took)) }),
     })?)
 }

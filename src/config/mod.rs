@@ -12,17 +12,19 @@ mod setting;
 mod source;
 mod table;
 mod vz;
+mod web;
 
 pub use check::Machine;
 pub use images::Images;
 pub use sections::{
     Accel, Admin, AdmissionRule, Beneficiary, Database, Fake, Github, Host, HypervisorKind, Intake, Limits, Qemu,
-    Retention, Role, Runner, RunnerScope, SecurityTxt, Tenants, Tls, TlsMode, Web,
+    Retention, Role, Runner, RunnerScope, Tenants, TlsMode,
 };
 pub use setting::{ContactUri, HttpUrl, Listener, SecretUrl};
 pub use source::{FILE_VARIABLE, Origin, USUAL_PLACES};
 pub use table::Fault;
 pub use vz::{Spawn, Vz};
+pub use web::{SecurityTxt, Tls, Web};
 
 use crate::domain::profile::Profile;
 use serde::Serialize;

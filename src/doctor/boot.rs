@@ -56,6 +56,7 @@ pub async fn canary(config: &Config) -> Check {
         cpus: profile.cpus,
         memory: profile.memory,
         disk_free: profile.disk_free,
+        display: profile.display,
     };
     let outcome = boot(&*hypervisor, &spec, config.limits.boot_timeout.0).await;
     let begun = Instant::now();

@@ -98,6 +98,7 @@ fn fits(subject: &Subject<'_>) -> Check {
         reserve_memory: host.reserve_memory,
         reserve_cpus: host.reserve_cpus,
         cpu_overcommit: host.cpu_overcommit,
+        macos: crate::machine::macos(),
     };
     let hardware = host.hardware.as_deref().unwrap_or(&machine.hardware);
     judge_fit(&subject.config.profiles, &capacity, hardware)
@@ -283,6 +284,7 @@ mod tests {
             reserve_memory: Bytes(4 * GB),
             reserve_cpus: 0,
             cpu_overcommit: 1.0,
+            macos: None,
         };
         let judge = |memory| judge_fit(&config.profiles, &capacity(memory), "m4").verdict;
         assert_eq!((judge(24), judge(16), judge(8)), (Verdict::Good, Verdict::Warning, Verdict::Bad));

@@ -84,7 +84,7 @@ pub async fn database(config: &Config) -> Check {
 /// Whether GitHub knows the App, what it may do, what it hears, and whether GitHub reaches us.
 pub async fn github(subject: &Subject<'_>) -> Vec<Check> {
     let Some(section) = &subject.config.github else { return Vec::new() };
-    let client = match crate::app::github_client(subject.config, section) {
+    let client = match crate::app::github_client(subject.config, section, None) {
         Ok(client) => client,
         Err(error) => return vec![Check::bad("github", chain(&error).to_string())],
     };
@@ -145,7 +145,7 @@ fn events(app: &App, by_webhook: bool) -> Check {
 
 async fn reachable(client: &GitHub, by_webhook: bool, now: DateTime<Utc>) -> Check {
     const NAME: &str = "webhook";
-    match tokio::time::timeout(DEADLINE, client.deliveries(None)).await {
+    match tokio::time::timeout(DEADLINE, client.deliveries(None, None)).await {
         Ok(Ok(page)) => deliveries(&page.deliveries, by_webhook, now),
         Ok(Err(error)) => Check::unknown(NAME, chain(&error).to_string()),
         Err(_) => Check::unknown(NAME, format!("no answer within {} s", DEADLINE.as_secs())),

@@ -66,6 +66,7 @@ async fn dedicated(gate: &Gate) -> Fence {
         cpus: 8,
         memory: 1 << 34,
         version: "0",
+        runner_version: None,
         world: None,
         is_dedicated: true,
     };

@@ -125,6 +125,7 @@ impl World {
             proxy_url: None,
             user_agent: "test".to_owned(),
             public_repositories: false,
+            on_call: None,
         })
         .expect("a client")
     }

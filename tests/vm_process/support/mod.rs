@@ -161,7 +161,12 @@ pub fn image(directory: &Path) -> PathBuf {
     ];
     let file = |(name, content): (&str, &[u8])| {
         fs::write(directory.join(name), content).expect("written");
-        ImageFile { name: name.to_owned(), size: content.len() as u64, sha256: hex::encode(Sha256::digest(content)) }
+        ImageFile {
+            name: name.to_owned(),
+            size: content.len() as u64,
+            sha256: hex::encode(Sha256::digest(content)),
+            pieces: Vec::new(),
+        }
     };
     let manifest = Manifest {
         format: FORMAT,
@@ -173,6 +178,8 @@ pub fn image(directory: &Path) -> PathBuf {
         command_line: String::new(),
         agent_version: "0.1.0".to_owned(),
         runner_version: None,
+        minimum_macos: None,
+        registry: None,
         created: "2026-01-01T00:00:00Z".to_owned(),
         files: contents.map(file).to_vec(),
     };
