@@ -251,7 +251,7 @@ async fn status_says_first_what_is_wrong() {
         "image any does not boot on mini-1",
         "on mini-1 is not gone",
         "no profile serves `flyci-tset`",
-        "1 accounts wait for your approval",
+        "1 account waits for your approval",
     ] {
         assert!(what.iter().any(|what| what.contains(expected)), "{expected}: {what:?}");
     }
