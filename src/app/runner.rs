@@ -1,15 +1,20 @@
 //! The runner program that this host gives to its guests: `[runner]`.
 
+#[cfg(target_os = "linux")]
 use super::AppError;
 use crate::config::Config;
 use crate::domain::profile::Profile;
 use crate::domain::runner_version::RunnerVersion;
 use crate::images::Images;
-use crate::images::runner::{self, Pinned};
+use crate::images::runner;
+#[cfg(target_os = "linux")]
+use crate::images::runner::Pinned;
+#[cfg(target_os = "linux")]
 use std::path::PathBuf;
 
-/// The directory that guests get, if the configuration names one: unpacked first, where it is an archive. Blocks on
+/// The directory that guests of QEMU get, if the configuration names one: unpacked first, where it is an archive. Blocks on
 /// the disk.
+#[cfg(target_os = "linux")]
 pub fn directory(config: &Config) -> Result<Option<PathBuf>, AppError> {
     let section = &config.runner;
     match (&section.archive, &section.version, &section.sha256) {

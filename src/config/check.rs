@@ -284,6 +284,12 @@ fn runner(config: &Config, reading: &Reading<'_>) {
     if runner.directory.as_ref().is_some_and(|path| !path.join("run.sh").exists()) {
         reading.fault("runner.directory", "holds no `run.sh`: unpack GitHub's runner there");
     }
+    if config.host.hypervisor == HypervisorKind::Vz && (runner.directory.is_some() || runner.archive.is_some()) {
+        reading.warning(
+            "runner",
+            "is not handed to the guests of a Mac by this version: they use the runner of their image",
+        );
+    }
     if runner.directory.is_some() && runner.archive.is_some() {
         reading.fault("runner.archive", "and `runner.directory` are two runners: give one of them");
     }

@@ -179,6 +179,7 @@ fn framework(_: &Recipe) -> Result<Arc<dyn Vm>, super::fault::Fault> {
 fn on_main_thread(work: impl FnOnce() -> bool + Send + 'static) -> bool {
     std::thread::spawn(move || {
         let well = work();
+        #[expect(clippy::disallowed_methods, reason = "the main thread runs the run loop, which never returns")]
         std::process::exit(i32::from(!well));
     });
     super::framework::run_loop()
