@@ -14,7 +14,7 @@ mod network;
 pub use command::Accelerator;
 pub use network::NetworkError;
 
-use super::log::{bound_log, tail};
+use super::log::tail;
 use super::process::ToolError;
 use super::record::{self, Home, Process, Record, VmDirectory};
 use super::{Hypervisor, HypervisorError, Presence, VmSpec, io_error, room};
@@ -263,28 +263,11 @@ impl Hypervisor for Qemu {
     }
 
     async fn presence(&self, vm: VmId) -> Presence {
-        let vm = self.home.of(vm);
-        match vm.is_alive() {
-            Ok(true) => {
-                bound_log(&vm.path().join(LOG_FILE));
-                Presence::Running
-            }
-            Ok(false) if vm.exists() => Presence::Dormant,
-            Ok(false) => Presence::Absent,
-            Err(error) => {
-                tracing::error!(path = %vm.path().display(), %error, "cannot look whether a vm lives: it counts as running");
-                Presence::Running
-            }
-        }
+        self.home.of(vm).presence(LOG_FILE)
     }
 
     async fn ended(&self, vm: VmId) {
-        const AGAIN: Duration = Duration::from_secs(1);
-        let directory = self.home.of(vm);
-        while let Err(error) = directory.ended().await {
-            tracing::error!(vm.id = %vm, %error, "cannot watch the vm's process; trying again");
-            tokio::time::sleep(AGAIN).await;
-        }
+        self.home.of(vm).until_ended(vm).await;
     }
 
     async fn last_words(&self, vm: VmId) -> Option<String> {

@@ -15,6 +15,8 @@ mod system;
 
 pub(super) use system::{boot_id, start_time};
 
+use super::Presence;
+use super::log::bound_log;
 use crate::domain::ids::VmId;
 use crate::domain::units::Bytes;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -30,6 +32,9 @@ const VERSION: u32 = 1;
 
 /// Pause between looks at a lock whose holder cannot be waited for.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// Pause before a process that could not be watched is watched again.
+const WATCH_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long a killed process may take to be gone: the kernel frees its memory first.
 const DEATH: Duration = Duration::from_secs(20);
@@ -192,6 +197,30 @@ impl VmDirectory {
             Err(error) => return Err(error),
         };
         system::is_locked(&file)
+    }
+
+    /// What there is of this VM. `log` is the name of what its process says, which is bounded while it lives.
+    pub(super) fn presence(&self, log: &str) -> Presence {
+        match self.is_alive() {
+            Ok(true) => {
+                bound_log(&self.path.join(log));
+                Presence::Running
+            }
+            Ok(false) if self.exists() => Presence::Dormant,
+            Ok(false) => Presence::Absent,
+            Err(error) => {
+                tracing::error!(path = %self.path.display(), %error, "cannot look whether a vm lives: it counts as running");
+                Presence::Running
+            }
+        }
+    }
+
+    /// Resolves when no process of this VM lives, however often it cannot be watched.
+    pub(super) async fn until_ended(&self, vm: VmId) {
+        while let Err(error) = self.ended().await {
+            tracing::error!(vm.id = %vm, %error, "cannot watch the vm's process; trying again");
+            sleep(WATCH_AGAIN).await;
+        }
     }
 
     /// Resolves when no process of this VM lives.
