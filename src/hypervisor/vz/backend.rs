@@ -3,7 +3,7 @@
 use super::client::{Client, ControlError};
 use super::end::Death;
 use super::identity;
-use super::image::{DISK, NVRAM, usable};
+use super::image::usable;
 use super::options::{Options, Spawn};
 use super::protocol::Request;
 use super::recipe::{FORMAT, Recipe};
@@ -15,9 +15,10 @@ use crate::domain::units::Bytes;
 use crate::errors::chain;
 use crate::guest::{AgentGuest, Framing, Guest, GuestOptions};
 use crate::hypervisor::clone::{self, CloneError, How};
-use crate::hypervisor::log::{bound_log, tail};
+use crate::hypervisor::log::tail;
 use crate::hypervisor::record::{self, Home, Record, VmDirectory, allocated};
 use crate::hypervisor::{Hypervisor, HypervisorError, Presence, VmSpec, io_error, room};
+use crate::images::tart::{DISK_FILE as DISK, NVRAM_FILE as NVRAM};
 use crate::images::{Digest, Image};
 use base64::Engine;
 use std::collections::{HashMap, HashSet};
@@ -25,8 +26,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::time::{sleep, timeout};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::time::timeout;
 
 /// Most bytes of a Unix socket's address on macOS, less its end; Linux has four more.
 const SOCKET_BYTES: usize = 103;
@@ -198,28 +199,11 @@ impl Hypervisor for Vz {
     }
 
     async fn presence(&self, vm: VmId) -> Presence {
-        let vm = self.home.of(vm);
-        match vm.is_alive() {
-            Ok(true) => {
-                bound_log(&vm.path().join(LOG_FILE));
-                Presence::Running
-            }
-            Ok(false) if vm.exists() => Presence::Dormant,
-            Ok(false) => Presence::Absent,
-            Err(error) => {
-                tracing::error!(path = %vm.path().display(), %error, "cannot look whether a vm lives: it counts as running");
-                Presence::Running
-            }
-        }
+        self.home.of(vm).presence(LOG_FILE)
     }
 
     async fn ended(&self, vm: VmId) {
-        const AGAIN: Duration = Duration::from_secs(1);
-        let directory = self.home.of(vm);
-        while let Err(error) = directory.ended().await {
-            tracing::error!(vm.id = %vm, %error, "cannot watch the vm's process; trying again");
-            sleep(AGAIN).await;
-        }
+        self.home.of(vm).until_ended(vm).await;
     }
 
     async fn last_words(&self, vm: VmId) -> Option<String> {

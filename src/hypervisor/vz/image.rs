@@ -3,22 +3,14 @@
 use crate::domain::units::Bytes;
 use crate::errors::chain;
 use crate::hypervisor::HypervisorError;
+use crate::images::tart::CONFIG_FILE;
 use crate::images::{Architecture, Image, ImageError, Kind};
 use serde::Deserialize;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// The disk's file, in an image and in a VM's directory: a raw disk.
-pub(super) const DISK: &str = "disk.img";
-
-/// The auxiliary storage's, or the variable store's.
-pub(super) const NVRAM: &str = "nvram.bin";
-
-/// The file that says what machine it was made on.
-const CONFIG: &str = "config.json";
-
-/// Most bytes of it.
+/// Most bytes of the file that says what machine it was made on.
 const CONFIG_BYTES: u64 = 1 << 20;
 
 /// What of `config.json` a machine is made of. What is not here is the clone's own: identifier, address, display.
@@ -57,7 +49,7 @@ pub(super) fn usable(path: &Path) -> Result<(Image, Bundle), HypervisorError> {
     if Some(image.manifest.architecture) != Architecture::of_this_machine() {
         return Err(unusable(format!("it is for {} machines", image.manifest.architecture.name())));
     }
-    let bundle = bundle(&path.join(CONFIG)).map_err(|error| unusable(format!("{CONFIG}: {error}")))?;
+    let bundle = bundle(&path.join(CONFIG_FILE)).map_err(|error| unusable(format!("{CONFIG_FILE}: {error}")))?;
     match bundle.disk_format.as_deref() {
         None | Some("raw") => Ok((image, bundle)),
         Some(format) => Err(unusable(format!("its disk is in the format {format}, and only raw ones are booted"))),
