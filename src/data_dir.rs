@@ -1,5 +1,6 @@
 //! The data directory: for its owner alone, and for one daemon at a time.
 
+use crate::domain::units::Bytes;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
@@ -16,6 +17,15 @@ const PRIVATE_MODE: u32 = 0o700;
 const OTHERS: u32 = 0o077;
 /// More bytes than any process id has.
 const MAX_PID_LENGTH: u64 = 32;
+
+/// Bytes that this user may still write to the volume of a path.
+///
+/// # Errors
+/// The file system does not say.
+pub fn free_space(path: &Path) -> io::Result<Bytes> {
+    let volume = rustix::fs::statvfs(path)?;
+    Ok(Bytes(volume.f_bavail.saturating_mul(volume.f_frsize)))
+}
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]

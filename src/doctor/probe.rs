@@ -1,8 +1,8 @@
 //! How the checks look at the machine: a fixed program, a file, a path. Behind a trait, so that what other machines
 //! answered can be judged anywhere.
 
+use crate::data_dir::free_space;
 use crate::hypervisor::process::{Tool, ToolError};
-use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, Uid, User, access};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -89,15 +89,11 @@ impl Probe for Here {
 
     fn about(&self, path: &Path) -> io::Result<About> {
         let about = std::fs::metadata(path)?;
-        let volume = statvfs(path).map_err(io::Error::from)?;
-        // The widths of these differ between systems.
-        #[allow(clippy::useless_conversion, clippy::unnecessary_cast, reason = "the types are the system's")]
-        let free = (volume.blocks_available() as u64).saturating_mul(volume.fragment_size() as u64);
         Ok(About {
             uid: about.uid(),
             mode: about.mode() & 0o7777,
             device: about.dev(),
-            free,
+            free: free_space(path)?.0,
             is_directory: about.is_dir(),
         })
     }

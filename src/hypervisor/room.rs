@@ -2,14 +2,13 @@
 
 use super::record::{Home, VmDirectory, allocated};
 use super::{HypervisorError, io_error};
+use crate::data_dir::free_space;
 use crate::domain::units::Bytes;
 
 /// Whether there is room for one more clone: every clone may grow to its full size, and the host
 /// keeps a reserve, since its database shares the disk. `disk` is the name of the disk in a VM's directory.
 pub(super) fn check(home: &Home, disk: &str, wanted: Bytes, reserve: Bytes) -> Result<(), HypervisorError> {
-    let stat = rustix::fs::statvfs(home.path())
-        .map_err(|error| io_error("ask for the free space of", home.path(), error.into()))?;
-    let free = stat.f_bavail * stat.f_frsize;
+    let free = free_space(home.path()).map_err(|source| io_error("ask for the free space of", home.path(), source))?.0;
     let vms = home.list().map_err(|source| io_error("list the vms in", home.path(), source))?;
     let promised: u64 = vms.into_iter().map(|vm| still_promised(&home.of(vm), disk)).sum();
     let needed = promised.saturating_add(wanted.0).saturating_add(reserve.0);

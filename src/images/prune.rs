@@ -3,6 +3,7 @@
 use super::manifest::Digest;
 use super::pull::UNFINISHED_PULL;
 use super::{Image, ImageError, ImageStore, io_at, tree};
+use crate::data_dir::free_space;
 use crate::domain::units::Bytes;
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -36,9 +37,7 @@ impl ImageStore {
     /// # Errors
     /// The file system does not say.
     pub fn free_space(&self) -> Result<Bytes, ImageError> {
-        let told = rustix::fs::statvfs(&self.directory);
-        let told = told.map_err(|error| io_at("ask for the free space at", &self.directory)(error.into()))?;
-        Ok(Bytes(told.f_bavail.saturating_mul(told.f_frsize)))
+        free_space(&self.directory).map_err(io_at("ask for the free space at", &self.directory))
     }
 
     fn used_file(&self, digest: &Digest) -> PathBuf {
