@@ -151,16 +151,11 @@ fn dedication(config: &Config, databases: &Databases) -> Result<Option<Dedicatio
 
 /// What the machine has to give. VMs that are not there take nothing of it.
 fn capacity(section: &config::Host, cpus: u32, memory: Bytes) -> Capacity {
-    let boundless = section.hypervisor == HypervisorKind::Fake;
-    Capacity {
-        slots: section.slots,
-        memory: if boundless { Bytes(u64::MAX) } else { memory },
-        cpus: if boundless { u32::MAX } else { cpus },
-        reserve_memory: section.reserve_memory,
-        reserve_cpus: section.reserve_cpus,
-        cpu_overcommit: section.cpu_overcommit,
-        macos: crate::machine::macos(),
-    }
+    let (cpus, memory) = match section.hypervisor {
+        HypervisorKind::Fake => (u32::MAX, Bytes(u64::MAX)),
+        HypervisorKind::Vz | HypervisorKind::Qemu => (cpus, memory),
+    };
+    section.capacity(cpus, memory, crate::machine::macos())
 }
 
 /// The backend that the configuration names, with the images that it makes VMs of.

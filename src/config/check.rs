@@ -4,7 +4,7 @@ use super::sections::{Beneficiary, Github, HypervisorKind, Intake, TlsMode};
 use super::source::Origin;
 use super::table::Reading;
 use super::{Config, SecretUrl};
-use crate::domain::admission::{Capacity, Need, Refusal};
+use crate::domain::admission::{Need, Refusal};
 use crate::domain::profile::Profile;
 use crate::domain::runner_version::RunnerVersion;
 use crate::domain::units::{Bytes, Span};
@@ -410,16 +410,10 @@ fn never_runs(config: &Config, machine: &Machine, profile: &Profile) -> Option<S
     if let Some(need) = profile.hardware.as_ref().filter(|need| !need.is_met_by(hardware)) {
         return Some(format!("it wants `{need}`, and the hardware is `{hardware}`"));
     }
-    let capacity = Capacity {
-        slots: host.slots,
-        memory: machine.memory,
-        cpus: machine.cpus,
-        reserve_memory: host.reserve_memory,
-        reserve_cpus: host.reserve_cpus,
-        cpu_overcommit: host.cpu_overcommit,
-        macos: None,
-    };
-    match capacity.could_ever_admit(Need { memory: profile.memory, cpus: profile.cpus }) {
+    match host
+        .capacity(machine.cpus, machine.memory, None)
+        .could_ever_admit(Need { memory: profile.memory, cpus: profile.cpus })
+    {
         // Which macOS an image needs is known only where the image is.
         Ok(()) | Err(Refusal::Slots | Refusal::Macos) => None,
         Err(Refusal::Memory) => {

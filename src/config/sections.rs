@@ -3,6 +3,7 @@
 use super::setting::{HttpUrl, Listener, SecretUrl, Setting, choices};
 use super::table::Table;
 use super::vz::Vz;
+use crate::domain::admission::{Capacity, MacosVersion};
 use crate::domain::ids::TenantId;
 use crate::domain::reason::words;
 use crate::domain::units::{Bytes, Span};
@@ -286,6 +287,20 @@ pub struct Host {
 }
 
 impl Host {
+    /// What vms may take of a machine with so many CPUs and so much memory, which runs this macOS if any.
+    #[must_use]
+    pub fn capacity(&self, cpus: u32, memory: Bytes, macos: Option<MacosVersion>) -> Capacity {
+        Capacity {
+            slots: self.slots,
+            memory,
+            cpus,
+            reserve_memory: self.reserve_memory,
+            reserve_cpus: self.reserve_cpus,
+            cpu_overcommit: self.cpu_overcommit,
+            macos,
+        }
+    }
+
     pub(super) fn read(mut table: Table<'_>, default_name: String) -> Self {
         let (qemu, fake) = (Qemu::read(table.table("qemu")), Fake::read(table.table("fake")));
         let native = if cfg!(target_os = "macos") { HypervisorKind::Vz } else { HypervisorKind::Qemu };

@@ -91,15 +91,7 @@ fn same_volume(data_dir: &Path, probe: &dyn Probe) -> Check {
 /// What profiles ask for, against what the machine has.
 fn fits(subject: &Subject<'_>) -> Check {
     let (machine, host) = (crate::machine::detect(), &subject.config.host);
-    let capacity = Capacity {
-        slots: host.slots,
-        memory: machine.memory,
-        cpus: machine.cpus,
-        reserve_memory: host.reserve_memory,
-        reserve_cpus: host.reserve_cpus,
-        cpu_overcommit: host.cpu_overcommit,
-        macos: crate::machine::macos(),
-    };
+    let capacity = host.capacity(machine.cpus, machine.memory, crate::machine::macos());
     let hardware = host.hardware.as_deref().unwrap_or(&machine.hardware);
     judge_fit(&subject.config.profiles, &capacity, hardware)
 }
