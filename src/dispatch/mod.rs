@@ -14,6 +14,7 @@ use crate::domain::admission::{Capacity, MacosVersion, Need};
 use crate::domain::ids::VmId;
 use crate::domain::profile::Profile;
 use crate::domain::vm::VmState;
+use crate::images::Images;
 use crate::lifecycle::{Drivers, Machine};
 use crate::store::demand::{self, Binding};
 use crate::store::hosts::Health;
@@ -80,6 +81,15 @@ fn old_macos(profile: &Profile, host: &str, minimum: MacosVersion) -> Trouble {
         what: format!("the image of `{}` needs a later macOS than {host} runs", profile.label),
         evidence: format!("`{}` boots on macOS {minimum} and later: no vm is made of it there", profile.image),
         fix: "update that Mac's macOS, or give the profile an image that its macOS boots".to_owned(),
+    }
+}
+
+/// The digest of a profile's image, if it is on this host and the host's system boots it.
+fn image_of(profile: &Profile, images: &Images, capacity: &Capacity, host: &str) -> Result<String, Trouble> {
+    let found = images.find(&profile.image).ok_or_else(|| no_image(profile, host))?;
+    match found.minimum_macos {
+        Some(minimum) if capacity.can_boot(Some(minimum)).is_err() => Err(old_macos(profile, host, minimum)),
+        Some(_) | None => Ok(found.digest),
     }
 }
 
@@ -188,6 +198,11 @@ impl Dispatcher {
             && self.capacity.could_ever_admit(need).is_ok()
     }
 
+    fn image(&self, profile: &Profile) -> Result<String, Trouble> {
+        let machine = self.machine();
+        image_of(profile, &machine.images, &self.capacity, &machine.name)
+    }
+
     /// Tells the fleet which profiles this host can boot, and which its configuration has otherwise than the gateway
     /// published them.
     ///
@@ -199,7 +214,7 @@ impl Dispatcher {
         let can_boot: Vec<String> = machine
             .profiles
             .iter()
-            .filter(|profile| self.could_run(profile) && machine.images.digest(&profile.image).is_some())
+            .filter(|profile| self.could_run(profile) && self.image(profile).is_ok())
             .map(|profile| profile.label.clone())
             .collect();
         let differs = differing(&machine.profiles, &published);
@@ -216,16 +231,9 @@ impl Dispatcher {
             return Ok(None);
         }
         let need = Need { memory: profile.memory, cpus: profile.cpus };
-        let image = machine.images.digest(&profile.image);
-        let minimum = image.as_deref().and_then(|image| machine.images.minimum_macos(image));
-        let bootable = self.capacity.can_boot(minimum).is_ok();
-        let trouble = match (&image, minimum) {
-            (None, _) => Some(no_image(profile, &machine.name)),
-            (Some(_), Some(minimum)) if !bootable => Some(old_macos(profile, &machine.name, minimum)),
-            (Some(_), _) => None,
-        };
-        machine.troubles.set(&troubles::missing_image(&profile.label), trouble);
-        let Some(image) = image.filter(|_| bootable) else { return Ok(None) };
+        let image = self.image(profile);
+        machine.troubles.set(&troubles::missing_image(&profile.label), image.as_ref().err().cloned());
+        let Ok(image) = image else { return Ok(None) };
         let comes_up = live.iter().any(|vm| vm.image == image && is_coming_up(vm.state));
         let (at_least, at_most) = match hosts::health(&machine.pool, machine.fence.host, &image).await? {
             Health::Good => (0, usize::MAX),
@@ -298,4 +306,61 @@ fn need_of(vm: &Vm) -> Need {
 
 const fn is_coming_up(state: VmState) -> bool {
     matches!(state, VmState::Planned | VmState::Cloning | VmState::Cloned | VmState::Booting)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::units::Bytes;
+    use crate::images::{Architecture, FORMAT, ImageStore, Kind, MANIFEST_FILE, Manifest, Os};
+
+    fn profile(image: &str) -> Profile {
+        let described = serde_json::json!({
+            "label": "flyci-macos-large", "cpus": 4, "memory": "7GB", "disk_free": "28GB", "image": image,
+        });
+        serde_json::from_value(described).expect("a profile")
+    }
+
+    fn capacity(macos: &str) -> Capacity {
+        let macos = Some(macos.parse().expect("a version"));
+        Capacity {
+            slots: 2,
+            memory: Bytes(16_000_000_000),
+            cpus: 8,
+            reserve_memory: Bytes(0),
+            reserve_cpus: 0,
+            cpu_overcommit: 1.0,
+            macos,
+        }
+    }
+
+    #[test]
+    fn an_image_counts_where_it_is_and_where_the_system_boots_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = ImageStore::open(directory.path()).expect("a store");
+        let manifest = Manifest {
+            format: FORMAT,
+            name: "macos-tahoe".into(),
+            os: Os::Macos,
+            architecture: Architecture::Aarch64,
+            kind: Kind::Vz,
+            disk_size: 0,
+            command_line: String::new(),
+            agent_version: "0".into(),
+            runner_version: None,
+            created: String::new(),
+            files: Vec::new(),
+            registry: None,
+            minimum_macos: Some("15.0.0".parse().expect("a version")),
+        };
+        let image = directory.path().join("images").join(manifest.digest().hex());
+        std::fs::create_dir_all(&image).expect("a directory");
+        std::fs::write(image.join(MANIFEST_FILE), serde_json::to_vec(&manifest).expect("JSON")).expect("written");
+        let images = Images::Store(store);
+        let found = |reference: &str, macos: &str| image_of(&profile(reference), &images, &capacity(macos), "mini-1");
+        assert_eq!(found("macos-tahoe", "15.2.0").ok(), Some(manifest.digest().to_string()));
+        let told = |outcome: Result<String, Trouble>| outcome.expect_err("it does not count").what;
+        assert!(told(found("macos-tahoe", "14.6.0")).contains("needs a later macOS than mini-1 runs"));
+        assert!(told(found("another", "15.2.0")).contains("there is no image"));
+    }
 }

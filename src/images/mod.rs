@@ -24,7 +24,7 @@ pub use manifest::{
     Piece,
 };
 
-pub use offer::Images;
+pub use offer::{Found, Images};
 pub use prune::{Keep, Pruned};
 pub use pull::{Progress, PullError, PullOptions, Snapshot, pull, resolve};
 pub use push::{PushError, push};

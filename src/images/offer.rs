@@ -1,6 +1,6 @@
 //! Which images a host has for its profiles, as dispatch and drivers ask for them.
 
-use super::{Image, ImageStore};
+use super::ImageStore;
 use crate::domain::admission::MacosVersion;
 use std::path::PathBuf;
 
@@ -13,14 +13,25 @@ pub enum Images {
     Store(ImageStore),
 }
 
+/// What placement asks of an image.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// Its digest.
+    pub digest: String,
+    /// The oldest macOS that boots it; none where any machine does.
+    pub minimum_macos: Option<MacosVersion>,
+}
+
 impl Images {
-    /// The digest of the image that a profile names, if it is on this host.
+    /// The image that a profile names, if it is on this host.
     #[must_use]
-    pub fn digest(&self, reference: &str) -> Option<String> {
+    pub fn find(&self, reference: &str) -> Option<Found> {
         match self {
-            Self::Any => Some(reference.to_owned()),
+            Self::Any => Some(Found { digest: reference.to_owned(), minimum_macos: None }),
             Self::Store(store) => match store.find(reference) {
-                Ok(image) => Some(image.digest.to_string()),
+                Ok(image) => {
+                    Some(Found { digest: image.digest.to_string(), minimum_macos: image.manifest.minimum_macos })
+                }
                 Err(error) => {
                     tracing::debug!(reference, %error, "no such image here");
                     None
@@ -44,15 +55,6 @@ impl Images {
         match self {
             Self::Any => Some(PathBuf::from(digest)),
             Self::Store(store) => store.directory(&digest.parse().ok()?),
-        }
-    }
-
-    /// The oldest macOS that boots the image with this digest; none where any machine does.
-    #[must_use]
-    pub fn minimum_macos(&self, digest: &str) -> Option<MacosVersion> {
-        match self {
-            Self::Any => None,
-            Self::Store(_) => Image::read(&self.directory(digest)?).ok()?.manifest.minimum_macos,
         }
     }
 }
