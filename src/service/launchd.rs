@@ -7,8 +7,8 @@
 //! cannot log in at all.
 
 use super::{
-    Act, Duty, OPEN_FILES, Owner, PROGRAM, PROGRAMS, STOP_SECONDS, Settings, Step, program, run, run_unless, try_run,
-    undone,
+    Act, Duty, OPEN_FILES, Owner, PROGRAM, PROGRAMS, STOP_SECONDS, Settings, Step, data_goes, program, run, run_unless,
+    try_run, undone,
 };
 use crate::doctor::{BootMode, MODE_FILE};
 use std::path::{Path, PathBuf};
@@ -76,10 +76,7 @@ pub fn uninstall(settings: &Settings) -> Vec<Step> {
         steps.extend(undone(program(settings, None)));
     }
     if settings.purge {
-        steps.push(Step::new(
-            "keys, images, vms and the private database",
-            Act::RemoveAll { path: settings.data_dir.clone() },
-        ));
+        steps.push(data_goes(settings));
         steps.extend(undone(account(settings, &user)));
     }
     steps

@@ -242,6 +242,11 @@ pub fn status_command(settings: &Settings) -> (Vec<String>, PathBuf) {
     }
 }
 
+/// What a purge removes beyond what install made.
+fn data_goes(settings: &Settings) -> Step {
+    Step::new("keys, images, vms and the private database", Act::RemoveAll { path: settings.data_dir.clone() })
+}
+
 /// The steps that put the program in place: the same on every system, but for what signs it in between.
 fn program(settings: &Settings, sign: Option<Step>) -> Vec<Step> {
     let versioned = settings.versioned();

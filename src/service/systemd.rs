@@ -1,7 +1,8 @@
 //! A unit of systemd. Keys: systemd.service(5), systemd.exec(5), systemd.kill(5).
 
 use super::{
-    Act, Duty, OPEN_FILES, Owner, PROGRAM, STOP_SECONDS, Settings, Step, program, run, run_unless, try_run, undone,
+    Act, Duty, OPEN_FILES, Owner, PROGRAM, STOP_SECONDS, Settings, Step, data_goes, program, run, run_unless, try_run,
+    undone,
 };
 use std::path::{Path, PathBuf};
 
@@ -69,10 +70,7 @@ pub fn uninstall(settings: &Settings) -> Vec<Step> {
         steps.extend(undone(program(settings, None)));
     }
     if settings.purge {
-        steps.push(Step::new(
-            "keys, images, vms and the private database",
-            Act::RemoveAll { path: settings.data_dir.clone() },
-        ));
+        steps.push(data_goes(settings));
         if settings.user.is_none() {
             steps.push(Step::new("the user", try_run(&["userdel", &user])));
         }
