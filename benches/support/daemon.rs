@@ -2,7 +2,6 @@
 
 use fake_github::{FakeGitHub, Options};
 use rustls_pki_types::pem::PemObject;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child as Process, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -147,11 +146,7 @@ fn free_port() -> u16 {
 }
 
 fn config(github: &FakeGitHub, folder: &TempDir, port: u16, machines: &Machines) -> PathBuf {
-    for (name, text) in [("app.pem", github.private_key_pem()), ("webhook.secret", github.webhook_secret())] {
-        let path = folder.path().join(name);
-        std::fs::write(&path, text).expect("the secret is written");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("its mode is set");
-    }
+    github.write_secrets(folder.path()).expect("the secrets are written");
     if let Some(ca) = github.ca_pem() {
         std::fs::write(folder.path().join("github.crt"), ca).expect("the certificate is written");
     }

@@ -9,7 +9,6 @@ use flyci::guest::RunnerEnd;
 use flyci::hypervisor::Hypervisor;
 use flyci::hypervisor::fake::{FakeHypervisor, FakeOptions, FakeRunner};
 use secrecy::{ExposeSecret, SecretString};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -99,10 +98,7 @@ async fn until_gone(events: &Path, jobs: usize) -> (Vec<i64>, Vec<i64>) {
 }
 
 fn config(github: &FakeGitHub, folder: &Path) -> Config {
-    for (name, text) in [("app.pem", github.private_key_pem()), ("webhook.secret", github.webhook_secret())] {
-        std::fs::write(folder.join(name), text).expect("the secret is written");
-        std::fs::set_permissions(folder.join(name), std::fs::Permissions::from_mode(0o600)).expect("its mode is set");
-    }
+    github.write_secrets(folder).expect("the secrets are written");
     let text = format!(
         r#"
 data_dir = "data"

@@ -163,6 +163,18 @@ impl FakeGitHub {
         &self.key.private_pem
     }
 
+    /// Writes what an App's owner has into a directory, for the owner of the files alone: `app.pem` and
+    /// `webhook.secret`.
+    pub fn write_secrets(&self, directory: &std::path::Path) -> std::io::Result<()> {
+        use std::os::unix::fs::PermissionsExt as _;
+        for (name, text) in [("app.pem", self.private_key_pem()), ("webhook.secret", self.webhook_secret())] {
+            let path = directory.join(name);
+            std::fs::write(&path, text)?;
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        }
+        Ok(())
+    }
+
     /// What webhooks are signed with.
     pub fn webhook_secret(&self) -> &str {
         &self.hub.wiring.webhook_secret

@@ -289,9 +289,7 @@ async fn a_suspended_installation_is_not_served_and_is_again_when_it_is_lifted()
 #[tokio::test]
 async fn an_outage_of_github_delays_and_loses_nothing() {
     let world = World::new().await;
-    world.machines.inject(Step::Ready, Fault::Hang);
-    let job = world.queue();
-    world.vms_are("booting", 1).await;
+    let job = world.queue_held().await;
     world.github.switch(|switches| switches.outage = true);
     world.machines.heal(Step::Ready);
     world.vms_are("bound", 1).await;

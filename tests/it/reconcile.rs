@@ -199,9 +199,7 @@ async fn two_rounds_of_the_passes_settle_what_was_lost() {
 #[tokio::test]
 async fn a_job_of_a_dead_run_does_not_wait_for_ever() {
     let world = World::new().await;
-    world.machines.inject(Step::Ready, Fault::Hang);
-    let job = world.queue();
-    world.vms_are("booting", 1).await;
+    let job = world.queue_held().await;
     assert!(world.github.kill_run(job));
     world
         .execute("UPDATE jobs SET queued_at = queued_at - interval '11 minutes', verify_since = clock_timestamp()")
@@ -318,9 +316,7 @@ async fn a_machine_that_dies_before_its_job_starts_costs_one_question() {
 #[tokio::test]
 async fn a_repository_taken_away_without_a_word_is_found_out_by_the_refusal() {
     let world = World::new().await;
-    world.machines.inject(Step::Ready, Fault::Hang);
-    world.queue();
-    world.vms_are("booting", 1).await;
+    world.queue_held().await;
     world.settled().await;
     world.lose_deliveries();
     world.github.select(&world.repo, false);
@@ -335,9 +331,7 @@ async fn a_repository_taken_away_without_a_word_is_found_out_by_the_refusal() {
 #[tokio::test]
 async fn a_repository_renamed_without_a_word_is_served_by_its_new_name() {
     let world = World::new().await;
-    world.machines.inject(Step::Ready, Fault::Hang);
-    let job = world.queue();
-    world.vms_are("booting", 1).await;
+    let job = world.queue_held().await;
     world.settled().await;
     world.lose_next_delivery();
     world.github.rename(&world.repo, "renamed");
@@ -351,9 +345,7 @@ async fn a_repository_renamed_without_a_word_is_served_by_its_new_name() {
 #[tokio::test]
 async fn an_installation_suspended_without_a_word_is_found_out_by_the_refusal() {
     let world = World::new().await;
-    world.machines.inject(Step::Ready, Fault::Hang);
-    world.queue();
-    world.vms_are("booting", 1).await;
+    world.queue_held().await;
     world.settled().await;
     world.lose_deliveries();
     world.github.suspend(&world.acme);
@@ -372,9 +364,7 @@ async fn an_installation_suspended_without_a_word_is_found_out_by_the_refusal() 
 #[tokio::test]
 async fn a_permission_taken_away_is_told_to_the_operator() {
     let world = World::new().await;
-    world.machines.inject(Step::Ready, Fault::Hang);
-    world.queue();
-    world.vms_are("booting", 1).await;
+    world.queue_held().await;
     world.settled().await;
     world.lose_next_delivery();
     world.github.grant(&world.acme, "administration", None);

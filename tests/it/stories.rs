@@ -3,7 +3,7 @@
 use crate::support::world::{LABEL, Setup, World, working_for};
 use fake_github::runner::{Behaviour, Work};
 use fake_github::{AccountKind, Conclusion, JobScript, Visibility};
-use flyci::hypervisor::fake::{Fault, Step};
+use flyci::hypervisor::fake::Step;
 use std::time::Duration;
 
 #[tokio::test]
@@ -48,9 +48,7 @@ async fn a_job_that_fails_is_done_and_costs_no_second_machine() {
 #[tokio::test]
 async fn a_job_cancelled_in_the_queue_never_gets_a_runner() {
     let world = World::new().await;
-    world.machines.inject(Step::Ready, Fault::Hang);
-    let job = world.queue();
-    world.vms_are("booting", 1).await;
+    let job = world.queue_held().await;
     world.github.cancel(job);
     world.jobs_are(&["cancelled"]).await;
     let mint = "POST /repos/{owner}/{repo}/actions/runners/generate-jitconfig";
@@ -62,9 +60,7 @@ async fn a_job_cancelled_in_the_queue_never_gets_a_runner() {
 #[tokio::test]
 async fn a_job_cancelled_while_its_machine_boots_leaves_a_warm_vm_for_the_next() {
     let world = World::new().await;
-    world.machines.inject(Step::Ready, Fault::Hang);
-    let cancelled = world.queue();
-    world.vms_are("booting", 1).await;
+    let cancelled = world.queue_held().await;
     world.github.cancel(cancelled);
     world.jobs_are(&["cancelled"]).await;
     world.machines.heal(Step::Ready);

@@ -10,7 +10,6 @@ use flyci::errors::chain;
 use flyci::hypervisor::Hypervisor;
 use flyci::hypervisor::vz::fault::FaultReason;
 use flyci::hypervisor::vz::stand_in::Act;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -32,11 +31,7 @@ impl World {
         let github = FakeGitHub::start(Options::default()).await.expect("the simulated GitHub starts");
         let acme = github.install("acme", AccountKind::Organization);
         let repo = github.repository(&acme, "app", Visibility::Private);
-        for (name, text) in [("app.pem", github.private_key_pem()), ("webhook.secret", github.webhook_secret())] {
-            let path = host.directory.path().join(name);
-            std::fs::write(&path, text).expect("written");
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("its mode");
-        }
+        github.write_secrets(host.directory.path()).expect("the secrets are written");
         let mut world = Self { host, github, repo, db, daemon: None };
         world.start().await;
         world

@@ -12,9 +12,8 @@ use flyci::domain::ids::FleetId;
 use flyci::errors::chain;
 use flyci::github::GitHub;
 use flyci::guest::RunnerEnd;
-use flyci::hypervisor::fake::{FakeHypervisor, FakeOptions, FakeRunner};
+use flyci::hypervisor::fake::{FakeHypervisor, FakeOptions, FakeRunner, Fault, Step};
 use secrecy::{ExposeSecret, SecretString};
-use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -112,6 +111,14 @@ impl World {
     /// The daemon's fleet.
     pub fn fleet(&self) -> FleetId {
         self.daemon.as_ref().expect("a daemon runs").fleet
+    }
+
+    /// Queues a job whose vm does not get ready until [`Step::Ready`] is healed, and waits until that vm boots.
+    pub async fn queue_held(&self) -> JobHandle {
+        self.machines.inject(Step::Ready, Fault::Hang);
+        let job = self.queue();
+        self.vms_are("booting", 1).await;
+        job
     }
 
     /// Another client of the same App.
@@ -260,11 +267,7 @@ async fn start(config: &Config, machines: &Arc<FakeHypervisor>, github: &FakeGit
 }
 
 fn config(setup: &Setup, github: &FakeGitHub, db: &TestDatabase, folder: &TempDir) -> Config {
-    for (name, text) in [("app.pem", github.private_key_pem()), ("webhook.secret", github.webhook_secret())] {
-        let path = folder.path().join(name);
-        std::fs::write(&path, text).expect("the secret is written");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("its mode is set");
-    }
+    github.write_secrets(folder.path()).expect("the secrets are written");
     let slots = if setup.slots == 0 { 4 } else { setup.slots };
     let admission = if setup.admission_by_operator { "approve" } else { "open" };
     let text = format!(
