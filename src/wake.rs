@@ -20,6 +20,8 @@ pub struct Wakes {
     pub removal: Notify,
     /// A job or an installation is in doubt: `upkeep`.
     pub doubt: Notify,
+    /// A tenant is to be forgotten: `upkeep`.
+    pub erase: Notify,
     vms: Mutex<HashMap<VmId, Arc<Notify>>>,
 }
 

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::net::UnixListener;
 
 /// Every command, as its `--help` is asked for.
-const COMMANDS: [&str; 40] = [
+const COMMANDS: [&str; 47] = [
     "",
     "serve",
     "status",
@@ -25,6 +25,8 @@ const COMMANDS: [&str; 40] = [
     "tenants approve",
     "tenants suspend",
     "tenants limit",
+    "tenants export",
+    "tenants erase",
     "deliveries",
     "image",
     "image build",
@@ -41,6 +43,11 @@ const COMMANDS: [&str; 40] = [
     "config show",
     "audit",
     "audit verify",
+    "audit head",
+    "keys",
+    "keys list",
+    "keys rotate",
+    "keys new",
     "usage",
     "backup",
     "restore",

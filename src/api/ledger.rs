@@ -54,8 +54,12 @@ pub struct AuditQuery {
 /// One act. Oldest first in lists.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct AuditEntry {
-    /// Its number in the chain.
+    /// Its number among all entries.
     pub seq: i64,
+    /// Whose chain it is in: its writer's.
+    pub chain: String,
+    /// Its number in that chain.
+    pub position: i64,
     /// When.
     pub at: DateTime<Utc>,
     /// Who: `operator:UID`, `gateway`, `host:NAME`.
@@ -68,6 +72,22 @@ pub struct AuditEntry {
     pub detail: Option<String>,
 }
 
+/// What the audit trail is compared with.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VerifyQuery {
+    /// Heads that were kept elsewhere, with blanks between them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heads: Option<String>,
+}
+
+/// The ends of the audit trail's chains: note them elsewhere, and a cut tail shows too.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct AuditHeads {
+    /// One for each writer: `CHAIN@NUMBER:HASH`.
+    pub heads: Vec<String>,
+}
+
 /// Whether the audit trail says what it said when it was written.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct AuditVerdict {
@@ -75,10 +95,16 @@ pub struct AuditVerdict {
     pub intact: bool,
     /// How many rows were looked at.
     pub entries: u64,
-    /// The number of the first row that was changed, or whose predecessor is missing.
+    /// The number, in its chain, of the first row with which something is wrong.
     pub broken_at: Option<i64>,
-    /// The last row's hash in hexadecimal digits: note it elsewhere, and a cut tail shows too.
-    pub head: Option<String>,
+    /// That row's chain.
+    pub broken_chain: Option<String>,
+    /// What is wrong with it.
+    pub fault: Option<String>,
+    /// The ends of the chains: note them elsewhere, and a cut tail shows too.
+    pub heads: Vec<String>,
+    /// Kept heads of rows that are beyond the retention: nothing is left to compare them with.
+    pub too_old: Vec<String>,
 }
 
 /// Which usage. Exactly one of the two, or none: this month.

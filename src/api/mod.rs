@@ -17,9 +17,14 @@
 //! | `GET /api/v1/tenants` | | [`Page`] of [`Tenant`] |
 //! | `POST /api/v1/tenants/{account}/approve`, `…/suspend` | | [`Done`] |
 //! | `POST /api/v1/tenants/{account}/limit` | [`Limit`] | [`Done`] |
+//! | `POST /api/v1/tenants/{account}/erase` | | [`Erasure`] |
+//! | `POST /api/v1/tenants/{account}/export` | [`ExportFrom`] | [`Export`] |
+//! | `GET /api/v1/keys` | | [`Keys`] |
+//! | `POST /api/v1/keys/rotate` | | [`Done`] |
 //! | `GET /api/v1/deliveries` [`DeliveriesQuery`] | | [`Page`] of [`Delivery`] |
 //! | `GET /api/v1/audit` [`AuditQuery`] | | [`Page`] of [`AuditEntry`] |
-//! | `GET /api/v1/audit/verify` | | [`AuditVerdict`] |
+//! | `GET /api/v1/audit/head` | | [`AuditHeads`] |
+//! | `GET /api/v1/audit/verify` [`VerifyQuery`] | | [`AuditVerdict`] |
 //! | `GET /api/v1/usage` [`UsageQuery`] | | [`Page`] of [`Usage`] |
 //! | `GET /api/v1/images` | | [`Page`] of [`Image`] |
 //! | `GET /api/v1/metrics` | | Prometheus text |
@@ -29,11 +34,15 @@
 
 mod fleet;
 mod jobs;
+mod keys;
 mod ledger;
 
 pub use fleet::{Drain, FailingImage, Host, Image, Kill, Limit, Tenant, Vm, VmsQuery};
 pub use jobs::{Job, JobTimes, JobVm, JobsQuery, Reason, Refused, VmTimes, Why, WhyQuery};
-pub use ledger::{AuditEntry, AuditQuery, AuditVerdict, DeliveriesQuery, Delivery, Usage, UsageQuery};
+pub use keys::{Erasure, Export, ExportFrom, Keys, MasterKey};
+pub use ledger::{
+    AuditEntry, AuditHeads, AuditQuery, AuditVerdict, DeliveriesQuery, Delivery, Usage, UsageQuery, VerifyQuery,
+};
 
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;

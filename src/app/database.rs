@@ -6,7 +6,7 @@ use crate::data_dir::DataDir;
 use crate::domain::ids::FleetId;
 use crate::store::embedded::{self, EmbeddedPostgres};
 use crate::store::external::{self, External};
-use crate::store::{self, Role, StoreError, fleet};
+use crate::store::{self, Maintenance, Role, StoreError, fleet};
 use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
 use tokio::task::JoinHandle;
@@ -18,6 +18,8 @@ pub struct Databases {
     pub gateway: PgPool,
     /// Acts as the host.
     pub host: PgPool,
+    /// Looks after the tables as their owner.
+    pub maintenance: Maintenance,
     private: Option<Private>,
 }
 
@@ -55,6 +57,7 @@ impl Databases {
         Ok(Self {
             gateway: store::connect(&options, Role::Gateway, connections).await?,
             host: store::connect(&options, Role::Host, connections).await?,
+            maintenance: Maintenance::new(options),
             private,
         })
     }

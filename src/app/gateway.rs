@@ -5,6 +5,7 @@ use super::database::Databases;
 use super::github::AppCheck;
 use super::loops::{By, Loops, More, Never};
 use super::upkeep::Upkeep;
+use super::vault::Vault;
 use crate::config::{self, AdmissionRule, Config, RunnerScope};
 use crate::domain::ids::FleetId;
 use crate::domain::units::Span;
@@ -13,11 +14,9 @@ use crate::intake::signature::WebhookSecrets;
 use crate::intake::{Intake, Policy};
 use crate::metrics::Metrics;
 use crate::mint::Minter;
-use crate::secrets::{KeyRing, files};
-use crate::store::tenants;
+use crate::secrets::files;
 use crate::troubles::Troubles;
 use crate::upkeep::prune::Retention;
-use crate::wake::Wakes;
 use crate::web::Readiness;
 use crate::web::admin::RunnerReleases;
 use secrecy::SecretString;
@@ -39,8 +38,8 @@ pub struct Gateway {
     pub id: Uuid,
     /// Acts as the gateway.
     pub pool: PgPool,
-    /// Opens what is stored of tenants.
-    pub ring: Arc<KeyRing>,
+    /// The keys, and what is written down of their use.
+    pub vault: Vault,
     /// GitHub.
     pub github: GitHub,
     /// The fleet.
@@ -59,8 +58,6 @@ pub struct Gateway {
     pub rerun_lost_jobs: bool,
     /// How long rows are kept.
     pub retention: Retention,
-    /// Wakes loops and drivers.
-    pub wakes: Arc<Wakes>,
 }
 
 /// What a gateway tells, and where.
@@ -89,8 +86,8 @@ pub fn build(
     section: &config::Github,
     databases: &Databases,
     fleet: FleetId,
-    wakes: Arc<Wakes>,
     metrics: &Arc<Metrics>,
+    (id, vault): (Uuid, Vault),
 ) -> Result<Gateway, AppError> {
     let previous = section.previous_webhook_secret_file.as_deref();
     let previous = previous.map(|path| read_secret("github.previous_webhook_secret_file", path)).transpose()?;
@@ -101,9 +98,8 @@ pub fn build(
     };
     let days = |span: Span| chrono::Duration::from_std(span.0).unwrap_or(chrono::Duration::MAX);
     Ok(Gateway {
-        id: own_id(config)?,
+        id,
         pool: databases.gateway.clone(),
-        ring: super::open_ring(config)?,
         github: super::github_client(config, section, Some(metrics))?,
         fleet,
         scope: match section.runner_scope {
@@ -121,13 +117,13 @@ pub fn build(
         queue_timeout: config.limits.queue_timeout.0,
         rerun_lost_jobs: config.limits.rerun_lost_jobs,
         retention: Retention { deliveries: days(config.retention.deliveries), jobs: days(config.retention.jobs) },
-        wakes,
+        vault,
     })
 }
 
 /// The gateway's id, made when it first starts. It outlives the daemon, so that a restart keeps what it held; the
 /// data directory belongs to one daemon at a time.
-fn own_id(config: &Config) -> Result<Uuid, AppError> {
+pub fn own_id(config: &Config) -> Result<Uuid, AppError> {
     let path = config.data_dir.join("gateway");
     match std::fs::read_to_string(&path) {
         Ok(text) => text.trim().parse().or_else(|_| write_id(&path)),
@@ -150,23 +146,11 @@ pub fn read_secret(key: &'static str, path: &Path) -> Result<SecretString, AppEr
 }
 
 impl Gateway {
-    /// Makes sure that what is stored can be opened. A key that was lost is made anew when the daemon starts,
-    /// and would seal new values beside old ones that nobody can read.
-    ///
-    /// # Errors
-    /// When a tenant's keys do not open with the master key.
-    pub async fn check_master_key(&self, config: &Config) -> Result<(), AppError> {
-        let Some(tenant) = tenants::all(&self.pool).await?.into_iter().next() else { return Ok(()) };
-        match self.ring.unwrap(tenant.id, &tenant.wrapped_keys) {
-            Ok(_) => Ok(()),
-            Err(source) => Err(AppError::OtherMasterKey { file: config.master_key_file(), source }),
-        }
-    }
-
     /// Starts the gateway's loops.
     #[must_use]
     pub fn start(self, loops: &Loops, told: &Told<'_>) -> Running {
         let id = self.id;
+        self.vault.start(loops);
         spawn_releases(loops, &self.github, told.releases);
         self.spawn_mint(loops, id);
         let check = Arc::new(AppCheck {
@@ -179,29 +163,32 @@ impl Gateway {
             let check = Arc::clone(&check);
             async move { check.pass().await.map(|()| More::No) }
         });
-        let (pool, ring, wakes) = (self.pool.clone(), Arc::clone(&self.ring), Arc::clone(&self.wakes));
-        let intake = Arc::new(Intake::new(pool, ring, self.secrets.clone(), self.policy.clone(), wakes));
+        let (pool, vault) = (self.pool.clone(), &self.vault);
+        let (ring, trail, wakes) = (Arc::clone(&vault.ring), vault.trail.clone(), Arc::clone(&vault.wakes));
+        let intake = Arc::new(Intake::new(pool, ring, trail, self.secrets.clone(), self.policy.clone(), wakes));
         let upkeep = Arc::new(Upkeep::build(&self, &intake, id, told.troubles, told.metrics));
         upkeep.spawn(loops);
         Running { intake, upkeep }
     }
 
     fn spawn_mint(&self, loops: &Loops, id: Uuid) {
+        let (vault, wakes) = (&self.vault, &self.vault.wakes);
         let minter = Arc::new(Minter {
             pool: self.pool.clone(),
-            ring: Arc::clone(&self.ring),
+            ring: Arc::clone(&vault.ring),
+            trail: vault.trail.clone(),
             github: self.github.clone(),
             fleet: self.fleet,
             gateway: id,
             scope: self.scope,
-            wakes: Arc::clone(&self.wakes),
+            wakes: Arc::clone(wakes),
         });
         let remover = Arc::clone(&minter);
-        loops.spawn("mint", MINT_PERIOD, By(Arc::clone(&self.wakes), |wakes| &wakes.mint), move || {
+        loops.spawn("mint", MINT_PERIOD, By(Arc::clone(wakes), |wakes| &wakes.mint), move || {
             let minter = Arc::clone(&minter);
             async move { minter.pass().await.map(|report| if report.is_full() { More::Now } else { More::No }) }
         });
-        loops.spawn("removal", MINT_PERIOD, By(Arc::clone(&self.wakes), |wakes| &wakes.removal), move || {
+        loops.spawn("removal", MINT_PERIOD, By(Arc::clone(wakes), |wakes| &wakes.removal), move || {
             let remover = Arc::clone(&remover);
             async move { remover.removal_pass().await.map(|_| More::No) }
         });

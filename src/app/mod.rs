@@ -9,6 +9,7 @@
 //! | `host` | hypervisor, drivers, dispatch, sweep, heartbeat |
 //! | `servers` | the listeners |
 //! | `loops` | the tasks that call each `pass()` |
+//! | `vault` | the master keys, the audit trail, and what looks after both |
 //! | `signals` | what SIGTERM, SIGINT and SIGHUP do |
 
 mod database;
@@ -21,6 +22,7 @@ mod runner;
 mod servers;
 mod signals;
 mod upkeep;
+mod vault;
 
 pub use upkeep::Upkeep;
 
@@ -33,11 +35,13 @@ use crate::intake::Intake;
 use crate::lifecycle::Machine;
 use crate::metrics::Metrics;
 use crate::secrets::files::PrivateFileError;
-use crate::secrets::{KeyRing, SecretsError};
+use crate::secrets::{KeyId, KeyRing, MasterSource, SecretsError};
 use crate::store::StoreError;
 use crate::store::embedded::EmbeddedError;
 use crate::store::external::ExternalError;
 use crate::troubles::Troubles;
+use crate::upkeep::keys::KeysError;
+use crate::upkeep::trail::TrailError;
 use crate::wake::Wakes;
 use crate::web::admin::RunnerReleases;
 use crate::web::servers::{Lifetime, ServeError};
@@ -51,6 +55,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use vault::Vault;
 
 /// How long the tasks may take to end: what they began in the database and at GitHub they finish.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(20);
@@ -108,13 +113,15 @@ pub enum AppError {
     External(#[from] ExternalError),
     /// The master key is not the one that the stored values are sealed with.
     #[error(
-        "{file} is not the master key that this database's values are sealed with: bring the right file back from where it is kept; without it nothing of the stored metadata can be read"
+        "{place} does not hold master key {missing}, which this database's values are sealed with: bring it back from where it is kept; without it nothing of the stored metadata can be read"
     )]
-    OtherMasterKey {
-        file: PathBuf,
-        #[source]
-        source: SecretsError,
-    },
+    OtherMasterKey { place: String, missing: KeyId },
+    /// The audit trail's key does not open.
+    #[error("the audit trail cannot be written")]
+    Trail(#[from] TrailError),
+    /// The master keys are not as they should be.
+    #[error("the master keys cannot be looked after")]
+    Keys(#[from] KeysError),
     /// A listener is not there.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -200,8 +207,10 @@ impl Daemon {
     /// The first thing that keeps the daemon from work, with what to do about it.
     pub async fn start(config: &Config, overrides: Overrides) -> Result<Self, AppError> {
         let data_dir = DataDir::lock(&config.data_dir)?;
+        // Before any process is started: it may be in a descriptor that none of them is to inherit.
+        let ring = if config.is_gateway() { Some(open_ring(config)?) } else { None };
         let databases = Databases::open(config, &data_dir).await?;
-        match Self::start_roles(config, overrides, databases, data_dir).await {
+        match Self::start_roles(config, overrides, databases, ring, data_dir).await {
             Ok(daemon) => Ok(daemon),
             Err((error, databases)) => {
                 // The private Postgres is stopped with what wanted it.
@@ -215,11 +224,12 @@ impl Daemon {
         config: &Config,
         overrides: Overrides,
         databases: Databases,
+        ring: Option<Arc<KeyRing>>,
         data_dir: DataDir,
     ) -> Result<Self, (AppError, Databases)> {
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
         let roles = Roles { config, databases: &databases, tasks: &tasks, shutdown: &shutdown };
-        match roles.start(overrides).await {
+        match roles.start(overrides, ring).await {
             Ok(started) => Ok(Self {
                 intake: started.intake,
                 upkeep: started.upkeep,
@@ -336,7 +346,7 @@ impl Roles<'_> {
         Some(text)
     }
 
-    async fn start(&self, overrides: Overrides) -> Result<Started, AppError> {
+    async fn start(&self, overrides: Overrides, ring: Option<Arc<KeyRing>>) -> Result<Started, AppError> {
         let fleet = self.databases.fleet().await?;
         belong_to(self.config, fleet)?;
         let wakes = Arc::new(Wakes::default());
@@ -345,11 +355,8 @@ impl Roles<'_> {
         let metrics = Arc::new(Metrics::new(chrono::Utc::now()));
         let releases = Arc::new(RunnerReleases::default());
         let loops = Loops::new(self.tasks.clone(), self.shutdown.clone(), Arc::clone(&metrics));
-        let gateway = self.gateway(fleet, &wakes, &metrics)?;
-        if let Some(gateway) = &gateway {
-            gateway.check_master_key(self.config).await?;
-        }
-        let ring = gateway.as_ref().map(|gateway| Arc::clone(&gateway.ring));
+        let gateway = self.gateway(fleet, &wakes, &metrics, ring).await?;
+        let vault = gateway.as_ref().map(|gateway| gateway.vault.clone());
         let told = gateway::Told { readiness: &readiness, troubles: &troubles, releases: &releases, metrics: &metrics };
         let by_webhook = gateway.as_ref().is_some_and(|gateway| gateway.by_webhook);
         let running = gateway.map(|gateway| gateway.start(&loops, &told));
@@ -359,7 +366,7 @@ impl Roles<'_> {
             config: self.config,
             databases: self.databases,
             intake: running.as_ref().map(|running| &running.intake).filter(|_| by_webhook),
-            ring: ring.as_ref(),
+            vault: vault.as_ref(),
             fleet,
             wakes: &wakes,
             readiness: &readiness,
@@ -376,18 +383,17 @@ impl Roles<'_> {
         Ok(Started { intake, upkeep, machine, fleet, wakes, readiness, servers })
     }
 
-    fn gateway(
+    async fn gateway(
         &self,
         fleet: FleetId,
         wakes: &Arc<Wakes>,
         metrics: &Arc<Metrics>,
+        ring: Option<Arc<KeyRing>>,
     ) -> Result<Option<gateway::Gateway>, AppError> {
-        match &self.config.github {
-            Some(github) if self.config.is_gateway() => {
-                gateway::build(self.config, github, self.databases, fleet, Arc::clone(wakes), metrics).map(Some)
-            }
-            Some(_) | None => Ok(None),
-        }
+        let (Some(github), Some(ring)) = (&self.config.github, ring) else { return Ok(None) };
+        let id = gateway::own_id(self.config)?;
+        let vault = Vault::open(self.config, self.databases, ring, id, wakes).await?;
+        gateway::build(self.config, github, self.databases, fleet, metrics, (id, vault)).map(Some)
     }
 
     async fn host(
@@ -420,8 +426,12 @@ fn belong_to(config: &Config, fleet: FleetId) -> Result<(), AppError> {
     }
 }
 
+/// The master keys. In our own place one is made when there is none: for the first start.
 fn open_ring(config: &Config) -> Result<Arc<KeyRing>, AppError> {
-    Ok(Arc::new(KeyRing::open_or_create(&config.master_key_file())?))
+    Ok(Arc::new(match &config.keys.master {
+        MasterSource::File(path) => KeyRing::open_or_create(path)?,
+        source => KeyRing::load(source.clone())?,
+    }))
 }
 
 /// The backend that the configuration names.

@@ -2,11 +2,11 @@
 
 use super::AppError;
 use super::database::Databases;
+use super::vault::Vault;
 use crate::config::{self, Config};
 use crate::domain::ids::FleetId;
 use crate::intake::Intake;
 use crate::metrics::Metrics;
-use crate::secrets::KeyRing;
 use crate::troubles::Troubles;
 use crate::wake::Wakes;
 use crate::web::admin::{self, About, AdminState, RunnerReleases};
@@ -28,7 +28,7 @@ pub struct Backing<'a> {
     /// Takes deliveries in, if this is a gateway.
     pub intake: Option<&'a Arc<Intake>>,
     /// Opens stored names, if this is a gateway.
-    pub ring: Option<&'a Arc<KeyRing>>,
+    pub vault: Option<&'a Vault>,
     /// The fleet.
     pub fleet: FleetId,
     /// Wakes loops and drivers.
@@ -95,8 +95,8 @@ impl Servers {
 
     fn start_operators(&mut self, backing: &Backing<'_>, lifetime: &Lifetime) -> Result<(), AppError> {
         let config = backing.config;
-        if let Some(ring) = backing.ring {
-            let router = admin::router(admin_state(backing, ring));
+        if let Some(vault) = backing.vault {
+            let router = admin::router(admin_state(backing, vault));
             self.sockets.push(servers::start_admin_socket(&config.admin.socket, router.clone(), lifetime)?);
             if let Some(listen) = config.admin.listen {
                 self.tcp.push(servers::start_admin_tcp(listen, router, lifetime)?);
@@ -134,11 +134,15 @@ impl Servers {
     }
 }
 
-fn admin_state(backing: &Backing<'_>, ring: &Arc<KeyRing>) -> AdminState {
+fn admin_state(backing: &Backing<'_>, vault: &Vault) -> AdminState {
     let config = backing.config;
     AdminState {
         pool: backing.databases.gateway.clone(),
-        ring: Arc::clone(ring),
+        ring: Arc::clone(&vault.ring),
+        trail: vault.trail.clone(),
+        keeper: Arc::clone(&vault.keeper),
+        eraser: Arc::clone(&vault.eraser),
+        auditor: Arc::clone(&vault.auditor),
         wakes: Arc::clone(backing.wakes),
         readiness: Arc::clone(backing.readiness),
         troubles: Arc::clone(backing.troubles),

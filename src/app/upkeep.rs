@@ -77,7 +77,7 @@ impl Upkeep {
         troubles: &Arc<Troubles>,
         metrics: &Arc<Metrics>,
     ) -> Self {
-        let (pool, ring, github) = (&gateway.pool, &gateway.ring, &gateway.github);
+        let (pool, ring, github) = (&gateway.pool, &gateway.vault.ring, &gateway.github);
         let pull = || Pull::new(pool.clone(), github.clone(), Arc::clone(intake), Arc::clone(metrics), id);
         let redeliver = || Redeliver { pool: pool.clone(), github: github.clone(), gateway: id };
         let backfill = Backfill::new(
@@ -86,7 +86,7 @@ impl Upkeep {
             github.clone(),
             Arc::clone(intake),
             id,
-            Arc::clone(&gateway.wakes),
+            Arc::clone(&gateway.vault.wakes),
             Utc::now(),
         );
         let rerun = || Rerun { pool: pool.clone(), ring: Arc::clone(ring), github: github.clone() };
@@ -109,7 +109,7 @@ impl Upkeep {
             pool: pool.clone(),
             offer: Arc::new(offer(gateway)),
             retention: gateway.retention,
-            wakes: Arc::clone(&gateway.wakes),
+            wakes: Arc::clone(&gateway.vault.wakes),
         }
     }
 
@@ -179,7 +179,7 @@ fn offer(gateway: &Gateway) -> (Vec<String>, Vec<String>) {
 fn doubts(gateway: &Gateway, troubles: &Arc<Troubles>) -> Doubts {
     Doubts {
         pool: gateway.pool.clone(),
-        ring: Arc::clone(&gateway.ring),
+        ring: Arc::clone(&gateway.vault.ring),
         github: gateway.github.clone(),
         scope: gateway.scope,
         patience: Patience {
@@ -189,7 +189,7 @@ fn doubts(gateway: &Gateway, troubles: &Arc<Troubles>) -> Doubts {
             delivery: DELIVERY_PATIENCE,
             lost: LOST_PATIENCE,
         },
-        wakes: Arc::clone(&gateway.wakes),
+        wakes: Arc::clone(&gateway.vault.wakes),
         troubles: Arc::clone(troubles),
     }
 }

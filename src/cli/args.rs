@@ -1,6 +1,9 @@
 //! The command line: what can be typed, and what `--help` says. Nothing is done here.
 
+use super::audit::AuditArgs;
 use super::image::ImageCommand;
+use super::keys::KeysCommand;
+use super::tenants::TenantsArgs;
 use crate::domain::units::Span;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -54,7 +57,7 @@ pub enum Command {
     /// List the vms that exist; `vms kill` ends one
     #[command(args_conflicts_with_subcommands = true)]
     Vms(VmsArgs),
-    /// List who installed the GitHub App; approve, suspend or limit them
+    /// List who installed the GitHub App; approve, suspend, limit, export or erase them
     #[command(args_conflicts_with_subcommands = true)]
     Tenants(TenantsArgs),
     /// List the webhook deliveries of GitHub
@@ -68,6 +71,9 @@ pub enum Command {
     /// Show who did what; `audit verify` proves that no entry was changed
     #[command(args_conflicts_with_subcommands = true)]
     Audit(AuditArgs),
+    /// List and rotate the master keys that everything stored is encrypted under
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Show the minutes used, by account and profile
     Usage(UsageArgs),
     /// Write the private database into a file
@@ -243,39 +249,6 @@ pub enum VmsCommand {
     },
 }
 
-/// `flyci tenants`
-#[derive(Args, Debug)]
-pub struct TenantsArgs {
-    #[command(subcommand)]
-    pub command: Option<TenantsCommand>,
-    /// Print the API's JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `flyci tenants …`
-#[derive(Subcommand, Debug)]
-pub enum TenantsCommand {
-    /// Serve an account's jobs
-    Approve {
-        /// The organisation or user that installed the App.
-        account: String,
-    },
-    /// Serve an account no more; what runs comes to its end
-    Suspend {
-        /// The organisation or user that installed the App.
-        account: String,
-    },
-    /// Say how many vms an account may have at once
-    Limit {
-        /// The organisation or user that installed the App.
-        account: String,
-        /// How many, or `default` for what the configuration says.
-        #[arg(value_name = "VMS", value_parser = vm_limit)]
-        vms: VmLimit,
-    },
-}
-
 /// `flyci deliveries`
 #[derive(Args, Debug)]
 pub struct DeliveriesArgs {
@@ -297,29 +270,6 @@ pub enum ConfigCommand {
     Check,
     /// Show the configuration as it is understood, defaults included, secrets masked
     Show,
-}
-
-/// `flyci audit`
-#[derive(Args, Debug)]
-pub struct AuditArgs {
-    #[command(subcommand)]
-    pub command: Option<AuditCommand>,
-    /// Only what was done within this time
-    #[arg(long, value_name = "TIME", default_value = "1d")]
-    pub since: Span,
-    /// How many to show at most
-    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub limit: u32,
-    /// Print the API's JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `flyci audit …`
-#[derive(Subcommand, Debug)]
-pub enum AuditCommand {
-    /// Follow the chain of hashes from the first entry to the last
-    Verify,
 }
 
 /// `flyci usage`
@@ -389,7 +339,7 @@ const DEFAULT_DEMO_HYPERVISOR: &str = if cfg!(target_os = "linux") { "qemu" } el
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct VmLimit(pub Option<u32>);
 
-fn vm_limit(text: &str) -> Result<VmLimit, String> {
+pub fn vm_limit(text: &str) -> Result<VmLimit, String> {
     if text == "default" {
         return Ok(VmLimit(None));
     }

@@ -11,15 +11,13 @@ use std::future::Future;
 
 /// Runs `flyci backup`.
 pub async fn backup(config: &Config, args: &BackupArgs) -> Result<u8, CliError> {
-    let key = config.master_key_file();
-    let work = embedded::backup(&config.data_dir, &key, &args.file);
+    let work = embedded::backup(&config.data_dir, &config.keys.master, &args.file);
     told(config, "writing the backup", work).await
 }
 
 /// Runs `flyci restore`.
 pub async fn restore(config: &Config, args: &RestoreArgs) -> Result<u8, CliError> {
-    let key = config.master_key_file();
-    let work = embedded::restore(&config.data_dir, &key, &args.file, options(config));
+    let work = embedded::restore(&config.data_dir, &config.keys.master, &args.file, options(config));
     told(config, "restoring", work).await
 }
 
@@ -27,8 +25,7 @@ pub async fn restore(config: &Config, args: &RestoreArgs) -> Result<u8, CliError
 pub async fn run(config: &Config, command: &DatabaseCommand) -> Result<u8, CliError> {
     match command {
         DatabaseCommand::Upgrade => {
-            let key = config.master_key_file();
-            let work = embedded::upgrade(&config.data_dir, &key, options(config));
+            let work = embedded::upgrade(&config.data_dir, &config.keys.master, options(config));
             told(config, "moving the database", work).await
         }
     }

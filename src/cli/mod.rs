@@ -6,6 +6,7 @@
 //! Does not: know how the daemon finds its answers.
 
 mod args;
+mod audit;
 mod client;
 mod config;
 mod database;
@@ -17,6 +18,7 @@ mod hosts;
 mod human;
 mod image;
 mod jobs;
+mod keys;
 mod out;
 mod process;
 mod progress;
@@ -39,6 +41,7 @@ use args::{Cli, Command, ServeArgs};
 use clap::{CommandFactory, Parser};
 use client::Admin;
 use exit::{CliError, DONE};
+use keys::KeysCommand;
 use out::Look;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -77,6 +80,7 @@ fn run(cli: &Cli) -> Result<u8, CliError> {
         Command::Completions { shell } => completions(*shell),
         Command::Doctor(args) => block_on(doctor::run(args, file, &Look::of_stdout())),
         Command::Service(command) => block_on(service::run(command, file, &Look::of_stdout())),
+        Command::Keys(KeysCommand::New { file }) => keys::new(file),
         command => ask(command, file),
     }
 }
@@ -129,7 +133,8 @@ fn ask(command: &Command, file: Option<&Path>) -> Result<u8, CliError> {
             Command::Vms(args) => vms::run(&admin, args, &look).await,
             Command::Tenants(args) => tenants::run(&admin, args, &look).await,
             Command::Deliveries(args) => records::deliveries(&admin, args, &look).await,
-            Command::Audit(args) => records::audit(&admin, args, &look).await,
+            Command::Audit(args) => audit::run(&admin, args, &look).await,
+            Command::Keys(command) => keys::run(&admin, command, &look).await,
             Command::Usage(args) => records::usage(&admin, args, &look).await,
             Command::Serve(_)
             | Command::Config(_)

@@ -1,13 +1,13 @@
-//! What is on record: `flyci deliveries`, `flyci audit`, `flyci usage`.
+//! What is on record: `flyci deliveries`, `flyci usage`.
 
-use super::args::{AuditArgs, AuditCommand, DeliveriesArgs, UsageArgs};
+use super::args::{DeliveriesArgs, UsageArgs};
 use super::client::Admin;
-use super::exit::{CliError, DONE, FAILED};
+use super::exit::{CliError, DONE};
 use super::human::{ago, count, plural, span};
 use super::out::{self, Look, Tone};
 use super::table::{Column, Table, toned};
 use super::{more, print_json, print_value};
-use crate::api::{AuditEntry, AuditQuery, AuditVerdict, DeliveriesQuery, Delivery, Page, Usage, UsageQuery};
+use crate::api::{DeliveriesQuery, Delivery, Page, Usage, UsageQuery};
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -53,71 +53,6 @@ fn delivery_table(deliveries: &[Delivery], now: DateTime<Utc>, look: &Look) -> S
         ]);
     }
     table.render(look)
-}
-
-/// Runs `flyci audit …`.
-pub async fn audit(admin: &Admin, args: &AuditArgs, look: &Look) -> Result<u8, CliError> {
-    if let Some(AuditCommand::Verify) = args.command {
-        return verify(admin, look).await;
-    }
-    let since = args.since.to_string();
-    let query = |after, wanted: u32| AuditQuery { since: Some(since.clone()), limit: Some(wanted.min(PAGE)), after };
-    let page: Page<AuditEntry> = admin.list("/audit", args.limit, query).await?;
-    if args.json {
-        print_value(&page)?;
-    } else if page.items.is_empty() {
-        out::print(&format!("Nobody changed anything in the last {}.\n", span(args.since.0)))?;
-    } else {
-        out::print(&format!("{}{}", audit_table(&page.items, look), more(&page)))?;
-    }
-    Ok(DONE)
-}
-
-fn audit_table(entries: &[AuditEntry], look: &Look) -> String {
-    let mut table = Table::new([
-        Column::right("NO"),
-        Column::left("WHEN"),
-        Column::left("WHO").shrinks_to(12),
-        Column::left("WHAT"),
-        Column::left("TO").shrinks_to(12),
-        Column::left("DETAIL").shrinks_to(12),
-    ]);
-    for entry in entries {
-        table.row([
-            entry.seq.to_string().into(),
-            look.minute(entry.at).into(),
-            entry.actor.as_str().into(),
-            entry.action.as_str().into(),
-            entry.subject.as_str().into(),
-            entry.detail.as_deref().unwrap_or("").into(),
-        ]);
-    }
-    table.render(look)
-}
-
-async fn verify(admin: &Admin, look: &Look) -> Result<u8, CliError> {
-    let verdict: AuditVerdict = admin.get("/audit/verify", &()).await?;
-    out::print(&told(&verdict, look))?;
-    Ok(if verdict.intact { DONE } else { FAILED })
-}
-
-fn told(verdict: &AuditVerdict, look: &Look) -> String {
-    let entries =
-        if verdict.entries == 1 { "1 entry".to_owned() } else { format!("{} entries", count(verdict.entries)) };
-    if !verdict.intact {
-        let at = verdict.broken_at.map_or_else(|| "somewhere".to_owned(), |seq| format!("at no. {seq}"));
-        let broken = look.paint(Tone::Bad, "changed");
-        return format!(
-            "The audit trail was {broken} {at} ({entries} read): that entry, or the one before it, is not what was \
-             written.\n  compare with your last backup, and find out who can write to the database\n"
-        );
-    }
-    let head = verdict.head.as_deref().unwrap_or("none");
-    format!(
-        "The audit trail is {}: {entries}, each follows from the one before.\n  last hash {head}\n  note it elsewhere: \
-         that shows later that nothing was cut off the end\n",
-        look.paint(Tone::Good, "intact")
-    )
 }
 
 /// Runs `flyci usage`.
@@ -206,23 +141,6 @@ mod tests {
         ];
         insta::assert_snapshot!("deliveries_120", delivery_table(&deliveries, samples::now(), &look(120)));
         insta::assert_snapshot!("deliveries_80", delivery_table(&deliveries, samples::now(), &look(80)));
-    }
-
-    #[test]
-    fn an_audit_trail_is_read_and_judged() {
-        let entry = AuditEntry {
-            seq: 12,
-            at: samples::before(3_600.0),
-            actor: "operator:501".into(),
-            action: "tenant.approve".into(),
-            subject: "3f0c9a4e-1111-4222-8333-444455556666".into(),
-            detail: None,
-        };
-        insta::assert_snapshot!("audit_80", audit_table(&[entry], &look(80)));
-        let intact = AuditVerdict { intact: true, entries: 12, broken_at: None, head: Some("abcd".into()) };
-        insta::assert_snapshot!("audit_intact", told(&intact, &look(80)));
-        let broken = AuditVerdict { intact: false, entries: 12, broken_at: Some(7), head: None };
-        insta::assert_snapshot!("audit_broken", told(&broken, &look(80)));
     }
 
     #[test]

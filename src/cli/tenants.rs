@@ -1,19 +1,75 @@
-//! `flyci tenants`: who installed the App, and who of them is served.
+//! `flyci tenants`: who installed the App, who of them is served, and what is stored of them.
 
-use super::args::{TenantsArgs, TenantsCommand};
+use super::args::{VmLimit, vm_limit};
 use super::client::{Admin, segment};
 use super::exit::{CliError, DONE};
 use super::human::ago;
 use super::out::{self, Look, Tone, harmless};
 use super::print_json;
 use super::table::{Cell, Column, Table, toned};
-use crate::api::{Done, Limit, Page, Tenant};
+use crate::api::{Done, Erasure, Export, ExportFrom, Limit, Page, Tenant};
+use crate::secrets::files::create_private;
 use chrono::{DateTime, Utc};
+use clap::{Args, Subcommand};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// `flyci tenants`
+#[derive(Args, Debug)]
+pub struct TenantsArgs {
+    #[command(subcommand)]
+    pub command: Option<TenantsCommand>,
+    /// Print the API's JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `flyci tenants …`
+#[derive(Subcommand, Debug)]
+pub enum TenantsCommand {
+    /// Serve an account's jobs
+    Approve {
+        /// The organisation or user that installed the App.
+        account: String,
+    },
+    /// Serve an account no more; what runs comes to its end
+    Suspend {
+        /// The organisation or user that installed the App.
+        account: String,
+    },
+    /// Say how many vms an account may have at once
+    Limit {
+        /// The organisation or user that installed the App.
+        account: String,
+        /// How many, or `default` for what the configuration says.
+        #[arg(value_name = "VMS", value_parser = vm_limit)]
+        vms: VmLimit,
+    },
+    /// Write all that is stored of an account, as JSON
+    Export {
+        /// The organisation or user that installed the App.
+        account: String,
+        /// A new file for it, which only you may read [default: standard output]
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Forget an account: its vms are destroyed, its rows and keys deleted
+    Erase {
+        /// The organisation or user that installed the App.
+        account: String,
+        /// Do it: nothing brings it back
+        #[arg(long)]
+        yes: bool,
+    },
+}
 
 /// Runs `flyci tenants …`.
 pub async fn run(admin: &Admin, args: &TenantsArgs, look: &Look) -> Result<u8, CliError> {
     let done: Done = match &args.command {
         None => return list(admin, args.json, look).await,
+        Some(TenantsCommand::Export { account, output }) => return export(admin, account, output.as_deref()).await,
+        Some(TenantsCommand::Erase { account, yes }) => return erase(admin, account, *yes).await,
         Some(TenantsCommand::Approve { account }) => admin.post(&address(account, "approve"), &()).await?,
         Some(TenantsCommand::Suspend { account }) => admin.post(&address(account, "suspend"), &()).await?,
         Some(TenantsCommand::Limit { account, vms }) => {
@@ -21,6 +77,44 @@ pub async fn run(admin: &Admin, args: &TenantsArgs, look: &Look) -> Result<u8, C
         }
     };
     out::print(&format!("{}\n", harmless(&done.message)))?;
+    Ok(DONE)
+}
+
+/// Forgets an account, and tells from when on that is final.
+async fn erase(admin: &Admin, account: &str, yes: bool) -> Result<u8, CliError> {
+    if !yes {
+        return Err(CliError::Failed(format!(
+            "this destroys {account}'s vms, rows and keys; nothing brings them back\n  to keep what is stored: flyci \
+             tenants export {account} --output FILE\n  to do it: flyci tenants erase {account} --yes"
+        )));
+    }
+    let done: Erasure = admin.post(&address(account, "erase"), &()).await?;
+    out::print(&format!("{}\n  in the audit trail it is {}\n", harmless(&done.message), done.id))?;
+    Ok(DONE)
+}
+
+/// All parts of an export, as one JSON object with a list for each table.
+async fn export(admin: &Admin, account: &str, output: Option<&Path>) -> Result<u8, CliError> {
+    let mut tables: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    let mut after = None;
+    loop {
+        let part: Export = admin.post(&address(account, "export"), &ExportFrom { after }).await?;
+        tables.entry(part.table).or_default().extend(part.rows);
+        after = part.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    let text = serde_json::to_vec_pretty(&tables).expect("the API's types are JSON");
+    let Some(file) = output else {
+        print_json(&text)?;
+        return Ok(DONE);
+    };
+    let is_new = create_private(file, &text).map_err(|error| CliError::part("the export cannot be written", error))?;
+    if !is_new {
+        return Err(CliError::Failed(format!("{} is there already: name a new file", file.display())));
+    }
+    out::print(&format!("All that is stored of {} is in {}.\n", harmless(account), file.display()))?;
     Ok(DONE)
 }
 

@@ -76,6 +76,7 @@ pub(super) fn check(config: &Config, reading: &Reading<'_>) {
     private(reading, "images.credentials_file", config.images.credentials_file.as_deref());
     readable(reading, "images.ca_file", config.images.ca_file.as_deref());
     times(config, reading);
+    super::keys::check(&config.keys, reading);
     profiles(config, reading);
     not_there_yet(config, reading);
 }
@@ -347,6 +348,9 @@ fn times(config: &Config, reading: &Reading<'_>) {
             "GitHub can send a delivery again for 3 days",
         ),
         ("retention.jobs", retention.jobs, days(7), days(36_500), "redeliveries are matched with the rows of jobs"),
+        ("retention.uninstalled", retention.uninstalled, minutes(0), days(3_650), "an account may come back"),
+        ("retention.audit", retention.audit, days(31), days(36_500), "the database keeps what is younger"),
+        ("retention.backups", retention.backups, minutes(0), days(36_500), "an erasure is final when they are gone"),
     ];
     for (key, value, least, most, why) in bounds {
         if value.0 < least || value.0 > most {

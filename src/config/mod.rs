@@ -6,6 +6,7 @@
 
 mod check;
 mod images;
+mod keys;
 mod profiles;
 mod sections;
 mod setting;
@@ -16,6 +17,7 @@ mod web;
 
 pub use check::Machine;
 pub use images::Images;
+pub use keys::Keys;
 pub use sections::{
     Accel, Admin, AdmissionRule, Beneficiary, Database, Fake, Github, Host, HypervisorKind, Intake, Limits, Qemu,
     Retention, Role, Runner, RunnerScope, Tenants, TlsMode,
@@ -65,6 +67,8 @@ pub struct Config {
     pub images: Images,
     /// Bounds of a job's way.
     pub limits: Limits,
+    /// The master key.
+    pub keys: Keys,
     /// How long rows are kept.
     pub retention: Retention,
     /// The sizes on offer.
@@ -138,12 +142,6 @@ impl Config {
     #[must_use]
     pub fn is_host(&self) -> bool {
         self.roles.contains(&Role::Host)
-    }
-
-    /// The file of the key that wraps all tenants' keys.
-    #[must_use]
-    pub fn master_key_file(&self) -> PathBuf {
-        self.data_dir.join("master.key")
     }
 
     /// The file of the key that JIT configs are sealed to.
@@ -223,10 +221,26 @@ fn read(reading: &Reading<'_>, values: figment::value::Dict) -> Config {
     let runner = Runner::read(root.table("runner"));
     let images = Images::read(root.table("images"));
     let limits = Limits::read(root.table("limits"));
+    let keys = Keys::read(root.table("keys"), &data_dir, reading);
     let retention = Retention::read(root.table("retention"));
     let profiles = root.tables("profiles", "label").into_iter().filter_map(profiles::read).collect();
     root.finish();
-    Config { data_dir, roles, web, admin, github, tenants, database, host, runner, images, limits, retention, profiles }
+    Config {
+        data_dir,
+        roles,
+        web,
+        admin,
+        github,
+        tenants,
+        database,
+        host,
+        runner,
+        images,
+        limits,
+        keys,
+        retention,
+        profiles,
+    }
 }
 
 /// The machine's name without its domain.

@@ -451,6 +451,12 @@ pub struct Retention {
     pub deliveries: Span,
     /// Jobs, with the vms and runners that served them.
     pub jobs: Span,
+    /// Accounts that uninstalled the App: after that they are erased.
+    pub uninstalled: Span,
+    /// The audit trail.
+    pub audit: Span,
+    /// Backups, by the operator's own word: an erasure is final only when those of before are gone.
+    pub backups: Span,
 }
 
 impl Retention {
@@ -458,6 +464,9 @@ impl Retention {
         let retention = Self {
             deliveries: table.or("deliveries", Span::seconds(7 * DAY)),
             jobs: table.or("jobs", Span::seconds(400 * DAY)),
+            uninstalled: table.or("uninstalled", Span::seconds(30 * DAY)),
+            audit: table.or("audit", Span::seconds(3 * 365 * DAY)),
+            backups: table.or("backups", Span::seconds(30 * DAY)),
         };
         table.finish();
         retention

@@ -93,8 +93,8 @@ fn the_example_documents_every_key() {
         "runner",
     ];
     for key in reading.known() {
-        let is_section =
-            sections.contains(&key.as_str()) || ["images", "limits", "retention", "profiles"].contains(&key.as_str());
+        let is_section = sections.contains(&key.as_str())
+            || ["images", "limits", "keys", "keys.master", "retention", "profiles"].contains(&key.as_str());
         let of_a_profile = key.strip_prefix("profiles.").and_then(|rest| rest.rsplit_once('.'));
         let key = of_a_profile.map_or(key.clone(), |(_, name)| format!("profiles.{name}"));
         assert!(is_section || documented.contains(&key), "`{key}` is not in the example");
@@ -232,6 +232,30 @@ fn the_environment_goes_over_the_file_and_is_named_in_faults() {
     assert_eq!(config.github.expect("it is a gateway").app_id, 42);
     let variables = [("FLYCI_WEB__LISTEN", "nowhere"), ("FLYCI_HOST__SLOT", "1")];
     insta::assert_snapshot!(faults(&gateway(""), &variables).join("\n"));
+}
+
+#[test]
+fn the_master_key_is_in_one_place_that_flyci_can_use() {
+    let told = |keys: &str| faults(&gateway(keys), &[]).join("\n");
+    for (keys, expected) in [
+        ("[keys.master]\nfile = \"k\"\ncredential = \"c\"\n", "keys.master"),
+        ("[keys.master]\ncredential = \"a/b\"\n", "keys.master.credential"),
+        ("[keys.master]\ndescriptor = 2\n", "keys.master.descriptor"),
+        ("[keys.master]\ncommand = [\"kms\", \"flyci\"]\n", "keys.master.command"),
+        ("[keys]\nrotate_every = \"1h\"\n", "keys.rotate_every"),
+        ("[keys]\nrotate_every = \"30d\"\n[keys.master]\ndescriptor = 3\n", "keys.rotate_every"),
+        ("[retention]\naudit = \"30d\"\n", "retention.audit"),
+    ] {
+        assert!(told(keys).contains(expected), "{keys}: {}", told(keys));
+    }
+    for keys in [
+        "",
+        "[keys]\nrotate_every = \"30d\"\nmaster = { file = \"k\" }\n",
+        "[keys]\nmaster = { command = [\"/usr/bin/kms\", \"flyci\"] }\n",
+        "[keys]\nmaster = { credential = \"flyci\" }\n",
+    ] {
+        assert_eq!(told(keys), "", "{keys}");
+    }
 }
 
 #[test]

@@ -29,7 +29,7 @@ impl Intake {
         db: &mut PgConnection,
         installation: u64,
     ) -> Result<Option<Known>, IntakeError> {
-        let Some(tenant) = tenants::find(db, self.ring.installation_lookup(installation)).await? else {
+        let Some(tenant) = tenants::find(db, &self.ring.installation_lookups(installation)).await? else {
             return Ok(None);
         };
         let keys = self.ring.unwrap(tenant.id, &tenant.wrapped_keys)?;
@@ -44,6 +44,11 @@ impl Intake {
         installation: u64,
         account: &Account,
     ) -> Result<Known, IntakeError> {
+        if let Some(known) = self.find_tenant(db, installation).await? {
+            return Ok(known);
+        }
+        // Of several gateways one makes it, also while they do not have the same master key in front.
+        tenants::lock_making(&mut *db).await?;
         if let Some(known) = self.find_tenant(db, installation).await? {
             return Ok(known);
         }
@@ -64,7 +69,6 @@ impl Intake {
             },
         )
         .await?;
-        // Another gateway may have been faster: its row counts, and its keys.
         self.find_tenant(db, installation).await?.ok_or_else(|| IntakeError::Store(sqlx::Error::RowNotFound.into()))
     }
 

@@ -11,7 +11,7 @@ use crate::domain::profile::Profile;
 use crate::domain::reason::{VmEnd, Waiting};
 use crate::domain::runner::RunnerState;
 use crate::secrets::{Column, Lookup};
-use crate::store::audit::{self, Act};
+use crate::store::audit::Act;
 use crate::store::deliveries::{self, Outcome};
 use crate::store::jobs::{self as job_rows, NewJob, Origin, Times};
 use crate::store::repositories::{self, Told, Visibility};
@@ -202,7 +202,7 @@ impl Intake {
         if let Some(vm) = effect.second_job {
             let subject = vm.to_string();
             let act = Act { actor: "gateway", action: "vm.second_job", subject: &subject, detail: None };
-            audit::append(&self.pool, &act).await?;
+            self.trail.append(&self.pool, &act).await?;
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ pub mod signature;
 
 use crate::domain::profile::{Platform, Profile};
 use crate::secrets::{KeyRing, SecretsError};
+use crate::store::audit::Trail;
 use crate::store::deliveries::Outcome;
 use crate::store::{StoreError, deliveries};
 use crate::wake::Wakes;
@@ -45,6 +46,7 @@ pub struct Policy {
 pub struct Intake {
     pool: PgPool,
     ring: Arc<KeyRing>,
+    trail: Trail,
     secrets: WebhookSecrets,
     policy: Policy,
     wakes: Arc<Wakes>,
@@ -120,11 +122,12 @@ impl Intake {
     pub const fn new(
         pool: PgPool,
         ring: Arc<KeyRing>,
+        trail: Trail,
         secrets: WebhookSecrets,
         policy: Policy,
         wakes: Arc<Wakes>,
     ) -> Self {
-        Self { pool, ring, secrets, policy, wakes }
+        Self { pool, ring, trail, secrets, policy, wakes }
     }
 
     /// Verifies, parses and stores a delivery that came over HTTP.

@@ -19,7 +19,8 @@ use crate::github::{Denial, GitHub, GitHubError, Minted, Removal, Scope};
 use crate::place::{self, Place, PlaceError};
 use crate::secrets::package;
 use crate::secrets::sealing::{self, JitContext};
-use crate::secrets::{Column, KeyRing, SecretsError};
+use crate::secrets::{Column, KeyRing, Lookup, Sealed, SecretsError};
+use crate::store::audit::{Act, Trail};
 use crate::store::runners::{self, NameFate, Runner};
 use crate::store::{Applied, StoreError, demand, hosts};
 use crate::wake::Wakes;
@@ -49,6 +50,8 @@ pub struct Minter {
     pub ring: Arc<KeyRing>,
     /// GitHub.
     pub github: GitHub,
+    /// Every minted runner is in the audit trail.
+    pub trail: Trail,
     /// In every runner's name.
     pub fleet: FleetId,
     /// This process: holds the lease of a call.
@@ -190,7 +193,7 @@ impl Minter {
         let jit = sealing::seal_jit(key, &context, &package::join(name, &minted.jit_config))?;
         let lookup = place.keys.lookup_id(Column::RunnerGithubId, minted.runner_id);
         let github_id = place.keys.seal_id(Column::RunnerGithubId, runner.id.0, minted.runner_id);
-        if runners::minted(&self.pool, runner.id, self.gateway, lookup, &github_id, &jit).await? == Applied::Yes {
+        if self.store(runner, lookup, &github_id, &jit).await? == Applied::Yes {
             return Ok(Outcome::Minted);
         }
         match self.github.remove_runner(place.installation, place.repository(), self.scope, minted.runner_id).await? {
@@ -199,6 +202,26 @@ impl Minter {
             Removal::Busy => tracing::error!(runner.id = %runner.id, "a late registration is busy"),
         }
         Ok(Outcome::Late)
+    }
+
+    /// Stores what GitHub made, and that the App's key was used for it, or neither.
+    async fn store(
+        &self,
+        runner: &Runner,
+        lookup: Lookup,
+        github_id: &Sealed,
+        jit: &[u8],
+    ) -> Result<Applied, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let applied = runners::minted(&mut *tx, runner.id, self.gateway, lookup, github_id, jit).await?;
+        if applied == Applied::Yes {
+            let (subject, detail) =
+                (runner.id.to_string(), format!("for tenant {} to host {}", runner.tenant, runner.host));
+            let act = Act { actor: "gateway", action: "runner.mint", subject: &subject, detail: Some(&detail) };
+            self.trail.append_within(&mut tx, &act).await?;
+        }
+        tx.commit().await?;
+        Ok(applied)
     }
 
     /// Deletes what an earlier try may have left at GitHub: its answer was lost.

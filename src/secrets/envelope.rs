@@ -96,6 +96,13 @@ pub(super) fn open(key: &CipherKey, place: Place, envelope: &[u8]) -> Result<Zer
     key.cipher().decrypt(&Nonce::from(*nonce), payload).map(Zeroizing::new).map_err(|_| refused)
 }
 
+/// The id of the key that made a value; `None` when it is no value of ours.
+pub(super) fn key_of(envelope: &[u8]) -> Option<KeyId> {
+    let (&version, rest) = envelope.split_first()?;
+    let (id, _) = rest.split_first_chunk::<{ KeyId::LENGTH }>()?;
+    (version == VERSION).then_some(KeyId(*id))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

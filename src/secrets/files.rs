@@ -146,6 +146,29 @@ pub fn create_private(path: &Path, content: &[u8]) -> Result<bool, PrivateFileEr
     Ok(made)
 }
 
+/// Replaces a private file so that after a power cut there is the old one or the new one, whole. The old
+/// content is written over, as far as the file system lets that mean anything.
+///
+/// # Errors
+/// When the file system refuses: the old one is there then.
+pub fn replace_private(path: &Path, content: &[u8]) -> Result<(), PrivateFileError> {
+    let draft = path.with_extension(format!("new-{}", std::process::id()));
+    let written = |source| io_error(path, "written", source);
+    let old = OpenOptions::new().write(true).open(path).ok();
+    let renamed = write_draft(&draft, content).and_then(|()| std::fs::rename(&draft, path));
+    if renamed.is_err() {
+        // Nothing that holds a key stays behind; the first error is the one to tell.
+        let _ = std::fs::remove_file(&draft);
+    }
+    renamed.and_then(|()| sync_directory_of(path)).map_err(written)?;
+    if let Some(mut old) = old {
+        let size = old.metadata().map_err(written)?.len().min(MAX_PRIVATE_FILE);
+        let zeros = vec![0; usize::try_from(size).unwrap_or(0)];
+        old.write_all(&zeros).and_then(|()| old.sync_all()).map_err(written)?;
+    }
+    Ok(())
+}
+
 fn write_draft(draft: &Path, content: &[u8]) -> io::Result<()> {
     // One of an earlier process with the same id, dead halfway.
     match std::fs::remove_file(draft) {
@@ -218,5 +241,18 @@ mod tests {
         assert_eq!(*read_private(&path).expect("it is private"), b"first");
         let left = std::fs::read_dir(directory.path()).expect("it is a directory").count();
         assert_eq!(left, 1, "no draft stays behind");
+    }
+
+    #[test]
+    fn a_replaced_file_is_the_new_one_and_the_old_content_is_written_over() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (path, kept) = (directory.path().join("key"), directory.path().join("kept"));
+        create_private(&path, b"old").expect("it can be written");
+        std::fs::hard_link(&path, &kept).expect("another name of the old file");
+        replace_private(&path, b"newer").expect("it can be written");
+        assert_eq!(*read_private(&path).expect("it is private"), b"newer");
+        assert_eq!(std::fs::read(&kept).expect("it is there"), [0; 3]);
+        let left = std::fs::read_dir(directory.path()).expect("it is a directory").count();
+        assert_eq!(left, 2, "no draft stays behind");
     }
 }

@@ -1,19 +1,25 @@
 //! Encryption of stored values, keyed look-ups, sealing of JIT configs, and the files keys live in.
 //!
-//! A master key (one 0600 file at the gateway) wraps a data key and an index key per tenant. The data
+//! A master key (at the gateway, a 0600 file or what else is configured) wraps a data key and an index key
+//! per tenant. The data
 //! key encrypts what identifies a person, an account or a repository; the index key makes the HMACs by
 //! which such a value is found without being readable. A JIT config is sealed to the public key of the
 //! host that will use it. What is *not* here: where the bytes are stored (`store`), and GitHub's keys
 //! (`github`).
 
+mod audit;
 mod envelope;
 pub mod files;
+mod master;
 pub mod package;
 mod ring;
 pub mod sealing;
+mod source;
 mod tenant;
 
-pub use ring::{KeyRing, MasterKey};
+pub use audit::AuditKey;
+pub use ring::{KeyRing, create_master_key, wrapped_by};
+pub use source::{MasterSource, SourceError};
 pub use tenant::{Column, TenantKeys};
 
 use files::PrivateFileError;
@@ -48,6 +54,36 @@ pub enum SecretsError {
         #[source]
         source: PrivateFileError,
     },
+    /// The source of the master key cannot be read.
+    #[error("the master key cannot be read from {place}")]
+    Source {
+        /// What the configuration names.
+        place: String,
+        /// Why not.
+        #[source]
+        source: SourceError,
+    },
+    /// The source holds no master key.
+    #[error("{0} holds no flyci master key: put the right one there, or restore it from where it is kept")]
+    NoMasterKey(String),
+    /// The master key is not in a file that flyci may write.
+    #[error(
+        "flyci cannot make a master key in {0}: make one with `flyci keys new FILE`, put its line before the lines that are there, then rotate again"
+    )]
+    NotOurs(String),
+    /// The source has lost a key that is in use.
+    #[error("{place} does not hold master key {key} any more, which stored values still need: put its line back")]
+    StillNeeded {
+        /// The key.
+        key: KeyId,
+        /// What the configuration names.
+        place: String,
+    },
+    /// Earlier rotations did not come to their end.
+    #[error(
+        "so many master keys are in use that no more is made: `flyci keys list` shows what keeps earlier rotations from their end"
+    )]
+    TooManyMasterKeys,
     /// The file is there, and is no key of this kind.
     #[error("{path} holds no flyci {what}: put the right file there, or restore it from where it is kept")]
     NotAKey {
@@ -105,12 +141,24 @@ pub enum SecretsError {
 
 /// Names a key without telling anything of it: values carry the id of the key that made them, so that
 /// the right one is picked and never tried in turn.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyId([u8; KeyId::LENGTH]);
 
 impl KeyId {
     /// Bytes of an id.
     const LENGTH: usize = 4;
+
+    /// The bytes as stored.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// An id as stored; `None` when these bytes are none.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
 }
 
 impl std::fmt::Display for KeyId {

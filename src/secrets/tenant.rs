@@ -27,6 +27,12 @@ macro_rules! columns {
             /// Every column.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
+            /// The column of this table and name.
+            #[must_use]
+            pub fn find(table: &str, name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|column| column.place().split_once('.') == Some((table, name)))
+            }
+
             /// Table and column as in the schema: `jobs.run_id`.
             #[must_use]
             pub const fn place(self) -> &'static str {
@@ -57,6 +63,22 @@ columns! {
     RunnerName = "runners.name",
     /// GitHub's id of a runner. Its look-up is `runners.github_lookup`.
     RunnerGithubId = "runners.github_id",
+}
+
+impl Column {
+    /// True when it holds names, false when it holds numbers of GitHub's.
+    #[must_use]
+    pub const fn holds_text(self) -> bool {
+        match self {
+            Self::TenantAccount | Self::RepositoryName | Self::JobInitiator | Self::RunnerName => true,
+            Self::TenantInstallationId
+            | Self::TenantAccountId
+            | Self::RepositoryGithubId
+            | Self::JobGithubId
+            | Self::JobRunId
+            | Self::RunnerGithubId => false,
+        }
+    }
 }
 
 /// The keys of one tenant. Wiped from memory when dropped.

@@ -9,11 +9,14 @@ pub mod deliveries;
 pub mod delivery_log;
 pub mod demand;
 pub mod embedded;
+pub mod erasure;
+pub mod export;
 pub mod external;
 pub mod fleet;
 pub mod github_holds;
 pub mod hosts;
 pub mod jobs;
+pub mod keys;
 pub mod lost_jobs;
 pub mod pass_leases;
 pub mod profiles;
@@ -35,11 +38,16 @@ const STATEMENT_TIMEOUT_MS: u32 = 5_000;
 /// An open transaction holds back the cleaning of every table.
 const IDLE_IN_TRANSACTION_TIMEOUT_MS: u32 = 10_000;
 
+/// Writing a table anew keeps everybody from it: nobody waits longer for that to begin.
+const VACUUM_LOCK_TIMEOUT_MS: u32 = 2_000;
+/// Taking deleted rows out of the tables takes no longer.
+const VACUUM_TIMEOUT_MS: u32 = 600_000;
+
 /// The migrations, in the binary.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
 /// The newest schema that this version writes.
-const SCHEMA: i32 = 1;
+const SCHEMA: i32 = 2;
 
 /// Whether a guarded write found what it expected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -157,6 +165,33 @@ async fn migrate_with(pool: &PgPool) -> Result<()> {
         sqlx::migrate::MigrateError::VersionMissing(version) => StoreError::Newer(version),
         other => other.into(),
     })
+}
+
+/// What is done as the tables' owner, which serves nobody: a connection of its own for each time.
+#[derive(Clone, Debug)]
+pub struct Maintenance(PgConnectOptions);
+
+impl Maintenance {
+    /// As the login that migrates.
+    #[must_use]
+    pub const fn new(options: PgConnectOptions) -> Self {
+        Self(options)
+    }
+
+    /// Takes deleted rows out of the files of the tables that held a tenant's. The one with the wrapped keys
+    /// is written anew, so that nothing of a deleted one is in it; what is in the way is not waited for long.
+    ///
+    /// # Errors
+    /// When the database is away, or the lock is not to be had now.
+    pub async fn vacuum(&self) -> Result<()> {
+        let mut connection = PgConnection::connect_with(&self.0).await?;
+        let set = format!("SET lock_timeout = {VACUUM_LOCK_TIMEOUT_MS}; SET statement_timeout = {VACUUM_TIMEOUT_MS}");
+        connection.execute(sqlx::AssertSqlSafe(set)).await?;
+        connection.execute("VACUUM (FULL) tenants").await?;
+        connection.execute("VACUUM jobs, runners, runner_names, repositories, refusals, lanes, vms").await?;
+        connection.close().await?;
+        Ok(())
+    }
 }
 
 /// A pool that acts as `role`, with the bounds that keep one slow statement from holding up all.

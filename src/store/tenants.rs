@@ -76,6 +76,16 @@ pub struct NewTenant<'a> {
     pub admission: Admission,
 }
 
+/// Whoever makes a tenant holds this advisory lock until its transaction ends, so that an installation
+/// has one row although it may be found under several look-ups.
+const MAKING_LOCK: i64 = 0x666c_7963_6974_656e;
+
+/// Waits until nobody else makes a tenant.
+pub async fn lock_making(db: impl PgExecutor<'_>) -> Result<()> {
+    sqlx::query!("SELECT pg_advisory_xact_lock($1)", MAKING_LOCK).execute(db).await?;
+    Ok(())
+}
+
 /// Makes a tenant, unless the installation is known.
 pub async fn insert(db: impl PgExecutor<'_>, new: &NewTenant<'_>) -> Result<()> {
     sqlx::query!(
@@ -98,15 +108,16 @@ pub async fn insert(db: impl PgExecutor<'_>, new: &NewTenant<'_>) -> Result<()> 
     Ok(())
 }
 
-/// The tenant of an installation.
-pub async fn find(db: impl PgExecutor<'_>, installation: Lookup) -> Result<Option<Tenant>> {
+/// The tenant of an installation: during a rotation of the master key under one of several look-ups.
+pub async fn find(db: impl PgExecutor<'_>, installation: &[Lookup]) -> Result<Option<Tenant>> {
+    let lookups: Vec<Vec<u8>> = installation.iter().map(|lookup| lookup.as_bytes().to_vec()).collect();
     Ok(sqlx::query_as!(
         Tenant,
         r#"SELECT id AS "id: TenantId", wrapped_keys, installation_id AS "installation_id: Sealed",
                   account_id AS "account_id: Sealed", account AS "account: Sealed", account_kind, admission,
                   suspended_at, uninstalled_at, vm_limit, created_at
-           FROM tenants WHERE installation_lookup = $1"#,
-        installation.as_bytes()
+           FROM tenants WHERE installation_lookup = ANY($1)"#,
+        &lookups
     )
     .fetch_optional(db)
     .await?)

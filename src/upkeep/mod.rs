@@ -10,14 +10,19 @@
 //! | [`holds`] | gateway | until when GitHub holds calls back: what one gateway was told, all obey |
 //! | [`rerun`] | gateway | jobs that we lost, by having GitHub run them again |
 //! | [`images`] | host | images that its profiles need, and those that nothing needs |
+//! | [`erase`] | gateway | tenants that are to be forgotten |
+//! | [`keys`] | gateway | the master key: rotated, and destroyed when nothing needs it |
 //! | [`prune`] | gateway | rows beyond their retention |
+//! | [`trail`] | gateway | the audit trail: heads told, old rows removed, the chain verified |
 //! | [`sweep`] | host | VMs without a row, and rows without a driver |
 
 pub mod backfill;
 mod budget;
 pub mod doubts;
+pub mod erase;
 pub mod holds;
 pub mod images;
+pub mod keys;
 mod log;
 pub mod prune;
 pub mod pull;
@@ -25,3 +30,4 @@ pub mod redeliver;
 pub mod registrations;
 pub mod rerun;
 pub mod sweep;
+pub mod trail;

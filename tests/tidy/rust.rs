@@ -22,6 +22,7 @@ const PROCESS_PLACES: &[Exception] = &[
     ("src/hypervisor/", "a VM is a process"),
     ("src/program.rs", "runs a tool of the system, with a deadline and bounded output"),
     ("src/store/embedded/", "the private Postgres"),
+    ("src/secrets/source/command.rs", "another system's program gives the master key"),
     ("src/images/build", "an image is made with the system's own tools"),
     ("src/cli/demo", "the demo starts a daemon of its own, to look at it from outside"),
     ("agent/src/", "the agent runs what the host asks for"),

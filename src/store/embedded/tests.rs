@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::domain::ids::TenantId;
-use crate::secrets::{Column, MasterKey};
+use crate::secrets::{Column, MasterSource};
 use crate::store::tenants::{self, Admission, NewTenant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -70,6 +70,10 @@ async fn with_a_tenant(home: &TempDir, lock: &DataDir) -> (EmbeddedPostgres, Ten
 
 async fn stop(mut postgres: EmbeddedPostgres) {
     postgres.server.stop().await.expect("it stops");
+}
+
+fn master(file: &Path) -> MasterSource {
+    MasterSource::File(file.to_owned())
 }
 
 #[tokio::test]
@@ -189,12 +193,12 @@ async fn a_backup_is_restored_and_what_was_there_is_kept() {
     let lock = DataDir::lock(home.path()).expect("nobody else has it");
     let (postgres, tenant) = with_a_tenant(&home, &lock).await;
     // While the daemon runs.
-    let told = backup(home.path(), &key, &file).await.expect("it is written");
+    let told = backup(home.path(), &master(&key), &file).await.expect("it is written");
     assert!(told.to_string().contains("does not hold the master key"), "{told}");
     assert_eq!(std::fs::metadata(&file).expect("it is there").mode() & 0o777, 0o600);
-    let again = backup(home.path(), &key, &file).await.expect_err("a backup replaces nothing");
+    let again = backup(home.path(), &master(&key), &file).await.expect_err("a backup replaces nothing");
     assert!(matches!(again, EmbeddedError::FileExists(_)), "{again}");
-    let busy = restore(home.path(), &key, &file, INSTALLED).await.expect_err("the daemon runs");
+    let busy = restore(home.path(), &master(&key), &file, INSTALLED).await.expect_err("the daemon runs");
     assert!(busy.to_string().contains("stop that one first"), "{busy}");
     let pool_before = pool(&postgres).await;
     tenants::set_account(&pool_before, tenant, &crate::secrets::Sealed(vec![0])).await.expect("it is damaged");
@@ -202,7 +206,7 @@ async fn a_backup_is_restored_and_what_was_there_is_kept() {
     stop(postgres).await;
     drop(lock);
 
-    let told = restore(home.path(), &key, &file, INSTALLED).await.expect("it is restored");
+    let told = restore(home.path(), &master(&key), &file, INSTALLED).await.expect("it is restored");
     assert_eq!(told.key, KeyStanding::Fits, "{told}");
     assert!(told.kept.expect("one was there").join("PG_VERSION").exists());
     let lock = DataDir::lock(home.path()).expect("the restore is over");
@@ -227,13 +231,13 @@ async fn a_restore_tells_of_a_master_key_that_does_not_fit() {
     stop(postgres).await;
     drop(lock);
     // Without a daemon.
-    backup(home.path(), &key, &file).await.expect("it is written");
+    backup(home.path(), &master(&key), &file).await.expect("it is written");
     let elsewhere = self::home();
     let other_key = elsewhere.path().join("master.key");
-    let told = restore(elsewhere.path(), &other_key, &file, INSTALLED).await.expect("it is restored");
+    let told = restore(elsewhere.path(), &master(&other_key), &file, INSTALLED).await.expect("it is restored");
     assert_eq!((told.key, &told.kept), (KeyStanding::Missing, &None), "{told}");
-    MasterKey::create(&other_key).expect("it can be made");
-    let told = restore(elsewhere.path(), &other_key, &file, INSTALLED).await.expect("it is restored again");
+    crate::secrets::create_master_key(&other_key).expect("it can be made");
+    let told = restore(elsewhere.path(), &master(&other_key), &file, INSTALLED).await.expect("it is restored again");
     assert_eq!(told.key, KeyStanding::Other, "{told}");
 }
 
@@ -243,12 +247,12 @@ async fn a_damaged_database_is_no_obstacle_to_a_restore() {
     let (key, file) = (home.path().join("master.key"), home.path().join("flyci.backup"));
     let lock = DataDir::lock(home.path()).expect("nobody else has it");
     let (postgres, tenant) = with_a_tenant(&home, &lock).await;
-    backup(home.path(), &key, &file).await.expect("it is written");
+    backup(home.path(), &master(&key), &file).await.expect("it is written");
     // The daemon was killed, its Postgres runs on, and its files are gone bad.
     std::mem::forget(postgres);
     drop(lock);
     std::fs::write(home.path().join("postgres/cluster/global/pg_control"), "zeroes").expect("it is ours");
-    restore(home.path(), &key, &file, INSTALLED).await.expect("it is restored");
+    restore(home.path(), &master(&key), &file, INSTALLED).await.expect("it is restored");
     let lock = DataDir::lock(home.path()).expect("the restore is over");
     let postgres = EmbeddedPostgres::start(&lock, INSTALLED).await.expect("it starts");
     let pool = pool(&postgres).await;
@@ -266,7 +270,7 @@ async fn what_is_no_backup_changes_nothing() {
     stop(postgres).await;
     drop(lock);
     std::fs::write(&file, "PGDMP and so on").expect("it is writable");
-    restore(home.path(), &key, &file, INSTALLED).await.expect_err("it is no backup");
+    restore(home.path(), &master(&key), &file, INSTALLED).await.expect_err("it is no backup");
     let lock = DataDir::lock(home.path()).expect("the restore is over");
     let postgres = EmbeddedPostgres::start(&lock, INSTALLED).await.expect("it starts");
     let pool = pool(&postgres).await;
@@ -286,7 +290,7 @@ async fn an_upgrade_moves_everything_into_a_new_cluster() {
     // A second major version is seldom installed: the same one takes its place on both sides.
     let (layout, binaries) = (postgres.layout.clone(), postgres.binaries.clone());
     stop(postgres).await;
-    let told = transfer::move_on(&layout, &binaries, &binaries, &key).await.expect("it is moved");
+    let told = transfer::move_on(&layout, &binaries, &binaries, &master(&key)).await.expect("it is moved");
     assert!(told.kept.join("PG_VERSION").exists(), "{told}");
     let postgres = EmbeddedPostgres::start(&lock, INSTALLED).await.expect("it starts");
     let pool = pool(&postgres).await;
@@ -294,6 +298,6 @@ async fn an_upgrade_moves_everything_into_a_new_cluster() {
     pool.close().await;
     stop(postgres).await;
     drop(lock);
-    let error = upgrade(home.path(), &key, INSTALLED).await.expect_err("it is the newest");
+    let error = upgrade(home.path(), &master(&key), INSTALLED).await.expect_err("it is the newest");
     assert!(matches!(error, EmbeddedError::NothingToUpgrade(_)), "{error}");
 }

@@ -10,7 +10,7 @@ use super::server::Server;
 use super::{EmbeddedError, NAME, Options, PORT, command, connect_options, io_error, service_user};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::domain::units::Bytes;
-use crate::secrets::{KeyId, KeyRing};
+use crate::secrets::{KeyId, KeyRing, MasterSource};
 use crate::store::tenants;
 use chrono::Utc;
 use sqlx::postgres::PgPoolOptions;
@@ -34,15 +34,15 @@ pub struct Backup {
     pub file: PathBuf,
     /// Its size.
     pub size: Bytes,
-    /// The file of the master key, which is not in the backup.
-    pub master_key_file: PathBuf,
+    /// Where the master key is, which is not in the backup.
+    pub master: MasterSource,
     /// Names that key, if it is there.
     pub master_key: Option<KeyId>,
 }
 
 impl fmt::Display for Backup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (file, key_file) = (self.file.display(), self.master_key_file.display());
+        let (file, master) = (self.file.display(), &self.master);
         writeln!(
             f,
             "{file} ({}) holds the private database: tenants with their wrapped keys, repositories, jobs, vms, \
@@ -52,7 +52,7 @@ impl fmt::Display for Backup {
         let id = self.master_key.map(|id| format!(", id {id}")).unwrap_or_default();
         write!(
             f,
-            "It does not hold the master key ({key_file}{id}): without that key nobody reads those names, you \
+            "It does not hold the master key ({master}{id}): without that key nobody reads those names, you \
              neither. Keep a copy of the key elsewhere, apart from this file."
         )
     }
@@ -76,8 +76,8 @@ pub enum KeyStanding {
 pub struct Restored {
     /// The database that was there before.
     pub kept: Option<PathBuf>,
-    /// The file of the master key.
-    pub master_key_file: PathBuf,
+    /// Where the master key is.
+    pub master: MasterSource,
     /// Whether it opens what was restored.
     pub key: KeyStanding,
 }
@@ -88,16 +88,16 @@ impl fmt::Display for Restored {
         if let Some(kept) = &self.kept {
             writeln!(f, "The one before is kept in {}: remove it when all is well.", kept.display())?;
         }
-        let key_file = self.master_key_file.display();
+        let master = &self.master;
         match self.key {
-            KeyStanding::Fits => write!(f, "The master key ({key_file}) opens it."),
+            KeyStanding::Fits => write!(f, "The master key ({master}) opens it."),
             KeyStanding::NothingToOpen => write!(f, "It holds no tenant yet, so any master key will do."),
             KeyStanding::Missing => {
-                write!(f, "The master key is missing: put it to {key_file} before you start flyci.")
+                write!(f, "The master key is missing: put it to {master} before you start flyci.")
             }
             KeyStanding::Other => write!(
                 f,
-                "The master key in {key_file} does NOT open it: put the one there that belongs to this backup, \
+                "The master key in {master} does NOT open it: put the one there that belongs to this backup, \
                  before you start flyci."
             ),
         }
@@ -131,7 +131,7 @@ impl fmt::Display for Upgraded {
 ///
 /// # Errors
 /// When the file is there already, when there is no private database, or Postgres fails.
-pub async fn backup(data_dir: &Path, master_key_file: &Path, file: &Path) -> Result<Backup, EmbeddedError> {
+pub async fn backup(data_dir: &Path, master: &MasterSource, file: &Path) -> Result<Backup, EmbeddedError> {
     let user = service_user()?;
     let layout = Layout::of(data_dir)?;
     let major = layout.major()?.ok_or_else(|| EmbeddedError::NoCluster(data_dir.to_owned()))?;
@@ -153,8 +153,8 @@ pub async fn backup(data_dir: &Path, master_key_file: &Path, file: &Path) -> Res
     Ok(Backup {
         file: file.to_owned(),
         size: Bytes(size),
-        master_key_file: master_key_file.to_owned(),
-        master_key: KeyRing::open(master_key_file).ok().map(|ring| ring.master_key_id()),
+        master: master.clone(),
+        master_key: KeyRing::load(master.clone()).ok().map(|ring| ring.master_key_id()),
     })
 }
 
@@ -164,7 +164,7 @@ pub async fn backup(data_dir: &Path, master_key_file: &Path, file: &Path) -> Res
 /// When the daemon runs, when the file is no backup, or Postgres fails: nothing is changed then.
 pub async fn restore(
     data_dir: &Path,
-    master_key_file: &Path,
+    master: &MasterSource,
     file: &Path,
     options: Options,
 ) -> Result<Restored, EmbeddedError> {
@@ -180,13 +180,13 @@ pub async fn restore(
         leftover.stop().await?;
     }
     let binaries = binaries::for_new_cluster(&layout, options).await?;
-    let (draft, key) = build(&layout, &binaries, &file, master_key_file).await?;
+    let (draft, key) = build(&layout, &binaries, &file, master).await?;
     let kept = match layout.major()? {
         Some(_) => Some(keep(&layout, "before-restore")?),
         None => None,
     };
     cluster::rename(draft.cluster(), layout.cluster())?;
-    Ok(Restored { kept, master_key_file: master_key_file.to_owned(), key })
+    Ok(Restored { kept, master: master.clone(), key })
 }
 
 /// Moves the private database on to the newest installed major version. What was before is kept. The
@@ -195,7 +195,7 @@ pub async fn restore(
 /// # Errors
 /// When the daemon runs, when there is no later version, when the binaries of the present version are
 /// missing, or Postgres fails: nothing is changed then.
-pub async fn upgrade(data_dir: &Path, master_key_file: &Path, options: Options) -> Result<Upgraded, EmbeddedError> {
+pub async fn upgrade(data_dir: &Path, master: &MasterSource, options: Options) -> Result<Upgraded, EmbeddedError> {
     let user = service_user()?;
     let lock = DataDir::lock(data_dir)?;
     let layout = Layout::of(lock.path())?;
@@ -205,7 +205,7 @@ pub async fn upgrade(data_dir: &Path, master_key_file: &Path, options: Options) 
     let newest = newest.ok_or(EmbeddedError::NothingToUpgrade(major))?;
     let present = binaries::of_major(&layout, found, major, options).await?;
     layout.prepare(&user)?;
-    move_on(&layout, &present, &newest, master_key_file).await
+    move_on(&layout, &present, &newest, master).await
 }
 
 /// Dumps the cluster with the present binaries' server, and builds one of the next binaries from it.
@@ -213,7 +213,7 @@ pub(super) async fn move_on(
     layout: &Layout,
     present: &Binaries,
     next: &Binaries,
-    master_key_file: &Path,
+    master: &MasterSource,
 ) -> Result<Upgraded, EmbeddedError> {
     let file = layout.home().join("upgrade.dump");
     remove_file(&file)?;
@@ -222,7 +222,7 @@ pub(super) async fn move_on(
     let dumped = dump(layout, next, &file).await;
     server.stop().await?;
     dumped?;
-    let built = build(layout, next, &file, master_key_file).await;
+    let built = build(layout, next, &file, master).await;
     remove_file(&file)?;
     let (draft, _) = built?;
     let kept = keep(layout, &format!("postgresql-{}", present.major))?;
@@ -263,13 +263,13 @@ async fn build(
     layout: &Layout,
     binaries: &Binaries,
     file: &Path,
-    master_key_file: &Path,
+    master: &MasterSource,
 ) -> Result<(Layout, KeyStanding), EmbeddedError> {
     let draft = layout.with_cluster("cluster.new");
     cluster::remove(draft.cluster())?;
     cluster::initialise(&draft, binaries).await?;
     let mut server = Server::start(&draft, binaries).await?;
-    let filled = fill(&draft, binaries, file, master_key_file).await;
+    let filled = fill(&draft, binaries, file, master).await;
     server.stop().await?;
     match filled {
         Ok(key) => Ok((draft, key)),
@@ -284,7 +284,7 @@ async fn fill(
     draft: &Layout,
     binaries: &Binaries,
     file: &Path,
-    master_key_file: &Path,
+    master: &MasterSource,
 ) -> Result<KeyStanding, EmbeddedError> {
     let mut connection_to = connect_options(draft, super::MAINTENANCE).connect().await?;
     let roles = ROLES.map(|role| format!("CREATE ROLE {role} NOLOGIN;")).concat();
@@ -294,11 +294,11 @@ async fn fill(
     let flags = ["--single-transaction", "--exit-on-error"].map(OsString::from).to_vec();
     let arguments = [connection(draft, "--dbname"), flags, vec![file.into()]].concat();
     command::run(&binaries.program("pg_restore"), arguments, TRANSFER_DEADLINE).await?;
-    standing(draft, master_key_file).await
+    standing(draft, master).await
 }
 
 /// Whether the master key opens the first of the tenants' keys.
-async fn standing(layout: &Layout, master_key_file: &Path) -> Result<KeyStanding, EmbeddedError> {
+async fn standing(layout: &Layout, master: &MasterSource) -> Result<KeyStanding, EmbeddedError> {
     let pool = PgPoolOptions::new().max_connections(1).connect_with(connect_options(layout, NAME)).await?;
     let tenants = tenants::all(&pool).await;
     pool.close().await;
@@ -307,11 +307,11 @@ async fn standing(layout: &Layout, master_key_file: &Path) -> Result<KeyStanding
         Err(super::super::StoreError::Database(error)) => return Err(error.into()),
         Err(_) => return Ok(KeyStanding::Other),
     };
-    if !master_key_file.exists() {
+    if matches!(master, MasterSource::File(path) if !path.exists()) {
         return Ok(KeyStanding::Missing);
     }
     let Some(first) = tenants.first() else { return Ok(KeyStanding::NothingToOpen) };
-    let opens = KeyRing::open(master_key_file).and_then(|ring| ring.unwrap(first.id, &first.wrapped_keys));
+    let opens = KeyRing::load(master.clone()).and_then(|ring| ring.unwrap(first.id, &first.wrapped_keys));
     Ok(if opens.is_ok() { KeyStanding::Fits } else { KeyStanding::Other })
 }
 

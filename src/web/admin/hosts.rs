@@ -75,7 +75,7 @@ async fn start_drain(
     let mut tx = state.pool.begin().await.map_err(StoreError::from)?;
     let changed = hosts::drain(&mut *tx, &Drain { host, reason: why, by: &by }).await?;
     require_known(host, changed)?;
-    record(&mut tx, operator, "host.drain", host.unwrap_or(ALL), why).await?;
+    record(&mut tx, state, operator, "host.drain", host.unwrap_or(ALL), why).await?;
     tx.commit().await.map_err(StoreError::from)?;
     state.wakes.demand.notify_one();
     let message = match host {
@@ -89,7 +89,7 @@ async fn end_drain(state: &AdminState, operator: &Operator, host: Option<&str>) 
     let mut tx = state.pool.begin().await.map_err(StoreError::from)?;
     let changed = hosts::resume(&mut *tx, host).await?;
     require_known(host, changed)?;
-    record(&mut tx, operator, "host.resume", host.unwrap_or(ALL), None).await?;
+    record(&mut tx, state, operator, "host.resume", host.unwrap_or(ALL), None).await?;
     tx.commit().await.map_err(StoreError::from)?;
     state.wakes.demand.notify_one();
     let message = match host {

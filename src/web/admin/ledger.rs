@@ -5,7 +5,7 @@ use super::input::{Query, cursor, page, page_size, since, whole};
 use super::names::account;
 use crate::api;
 use crate::domain::ids::TenantId;
-use crate::store::audit::{self, Entry};
+use crate::store::audit::{self, Entry, Head};
 use crate::store::deliveries::{Delivery, Outcome};
 use crate::store::tenants;
 use crate::store::views::{self, DeliveryFilter};
@@ -15,8 +15,8 @@ use axum::extract::State;
 use chrono::{Days, Months, NaiveDate, Utc};
 use std::collections::HashMap;
 
-/// Rows of the audit trail that are checked at once.
-const VERIFY_PAGE: i64 = 1_000;
+/// Heads that are compared at once.
+const MAX_HEADS: usize = 100;
 
 /// `GET /deliveries`
 pub async fn deliveries(
@@ -66,6 +66,8 @@ pub async fn audit(
 fn show_entry(entry: Entry) -> api::AuditEntry {
     api::AuditEntry {
         seq: entry.seq,
+        chain: entry.chain,
+        position: entry.position,
         at: entry.at,
         actor: entry.actor,
         action: entry.action,
@@ -74,24 +76,34 @@ fn show_entry(entry: Entry) -> api::AuditEntry {
     }
 }
 
-/// `GET /audit/verify`: reads the whole chain.
-pub async fn verify(State(state): State<AdminState>) -> Result<Json<api::AuditVerdict>, Failure> {
-    let mut verdict = api::AuditVerdict { intact: true, entries: 0, broken_at: None, head: None };
-    let (mut seq, mut previous) = (0, Vec::new());
-    loop {
-        let rows = audit::after(&state.pool, seq, VERIFY_PAGE).await?;
-        let Some(last) = rows.last() else { break };
-        seq = last.seq;
-        for row in rows {
-            verdict.entries += 1;
-            if verdict.intact && (!row.is_intact() || row.previous != previous) {
-                (verdict.intact, verdict.broken_at) = (false, Some(row.seq));
-            }
-            previous = row.hash;
-        }
+/// `GET /audit/head`
+pub async fn heads(State(state): State<AdminState>) -> Result<Json<api::AuditHeads>, Failure> {
+    let heads = audit::heads(&state.pool).await?;
+    Ok(Json(api::AuditHeads { heads: heads.iter().map(ToString::to_string).collect() }))
+}
+
+/// `GET /audit/verify`: reads the whole trail.
+pub async fn verify(
+    State(state): State<AdminState>,
+    Query(query): Query<api::VerifyQuery>,
+) -> Result<Json<api::AuditVerdict>, Failure> {
+    let texts = query.heads.unwrap_or_default();
+    let kept: Vec<Head> =
+        texts.split_whitespace().map(str::parse).collect::<Result<_, _>>().map_err(Failure::bad_request)?;
+    if kept.len() > MAX_HEADS {
+        return Err(Failure::bad_request(format!("give at most {MAX_HEADS} heads at once")));
     }
-    verdict.head = (!previous.is_empty()).then(|| hex::encode(&previous));
-    Ok(Json(verdict))
+    let verdict = state.auditor.verify(&kept).await?;
+    let texts = |heads: &[Head]| heads.iter().map(ToString::to_string).collect();
+    Ok(Json(api::AuditVerdict {
+        intact: verdict.fault.is_none(),
+        entries: verdict.entries,
+        broken_at: verdict.fault.as_ref().map(|fault| fault.position),
+        broken_chain: verdict.fault.as_ref().map(|fault| fault.chain.clone()),
+        fault: verdict.fault.as_ref().map(|fault| fault.what.to_owned()),
+        heads: texts(&verdict.heads),
+        too_old: texts(&verdict.too_old),
+    }))
 }
 
 /// `GET /usage`

@@ -4,10 +4,12 @@
 //! trail in the same transaction, with the uid of who asked. The types are [`crate::api`]'s.
 
 mod explain;
+mod export;
 mod guard;
 mod hosts;
 mod input;
 mod jobs;
+mod keys;
 mod ledger;
 mod names;
 pub mod openapi;
@@ -25,16 +27,19 @@ use crate::domain::ids::FleetId;
 use crate::domain::profile::Profile;
 use crate::metrics::Metrics;
 use crate::secrets::KeyRing;
-use crate::store::audit::{self, Act};
+use crate::store::audit::{Act, Trail};
 use crate::troubles::Troubles;
+use crate::upkeep::erase::Eraser;
+use crate::upkeep::keys::Keeper;
+use crate::upkeep::trail::Auditor;
 use crate::wake::Wakes;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
 use chrono::{DateTime, Utc};
-use guard::Operator;
+use guard::{Operator, Refusals};
 use sqlx::{PgConnection, PgPool};
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,6 +73,14 @@ pub struct AdminState {
     pub pool: PgPool,
     /// Opens stored names.
     pub ring: Arc<KeyRing>,
+    /// Where changes are written down.
+    pub trail: Trail,
+    /// Rotates the master key.
+    pub keeper: Arc<Keeper>,
+    /// Forgets tenants.
+    pub eraser: Arc<Eraser>,
+    /// Verifies the audit trail.
+    pub auditor: Arc<Auditor>,
     /// Wakes the loops that a change concerns.
     pub wakes: Arc<Wakes>,
     /// What `/readyz` says.
@@ -83,7 +96,7 @@ pub struct AdminState {
 }
 
 /// Every route of the API, with its methods; `{}` is a path parameter's place.
-pub const ROUTES: [(&str, &str); 21] = [
+pub const ROUTES: [(&str, &str); 26] = [
     ("GET", "/api/v1/status"),
     ("GET", "/api/v1/jobs"),
     ("GET", "/api/v1/jobs/{id}/why"),
@@ -98,8 +111,13 @@ pub const ROUTES: [(&str, &str); 21] = [
     ("POST", "/api/v1/tenants/{account}/approve"),
     ("POST", "/api/v1/tenants/{account}/suspend"),
     ("POST", "/api/v1/tenants/{account}/limit"),
+    ("POST", "/api/v1/tenants/{account}/export"),
+    ("POST", "/api/v1/tenants/{account}/erase"),
+    ("GET", "/api/v1/keys"),
+    ("POST", "/api/v1/keys/rotate"),
     ("GET", "/api/v1/deliveries"),
     ("GET", "/api/v1/audit"),
+    ("GET", "/api/v1/audit/head"),
     ("GET", "/api/v1/audit/verify"),
     ("GET", "/api/v1/usage"),
     ("GET", "/api/v1/images"),
@@ -109,6 +127,7 @@ pub const ROUTES: [(&str, &str); 21] = [
 
 /// The admin router, for the socket and for loopback: who asked decides what they may.
 pub fn router(state: AdminState) -> Router {
+    let refusals = Arc::new(Refusals::new(state.pool.clone(), state.trail.clone()));
     let v1 = Router::new()
         .route("/status", get(status::status))
         .route("/jobs", get(jobs::list))
@@ -124,8 +143,13 @@ pub fn router(state: AdminState) -> Router {
         .route("/tenants/{account}/approve", post(tenants::approve))
         .route("/tenants/{account}/suspend", post(tenants::suspend))
         .route("/tenants/{account}/limit", post(tenants::limit))
+        .route("/tenants/{account}/export", post(export::export))
+        .route("/tenants/{account}/erase", post(export::erase))
+        .route("/keys", get(keys::list))
+        .route("/keys/rotate", post(keys::rotate))
         .route("/deliveries", get(ledger::deliveries))
         .route("/audit", get(ledger::audit))
+        .route("/audit/head", get(ledger::heads))
         .route("/audit/verify", get(ledger::verify))
         .route("/usage", get(ledger::usage))
         .route("/images", get(hosts::images))
@@ -136,7 +160,7 @@ pub fn router(state: AdminState) -> Router {
         .nest(crate::api::BASE, v1)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn(within_deadline))
-        .layer(from_fn(guard::guard))
+        .layer(from_fn_with_state(refusals, guard::guard))
         .layer(from_fn(finish))
 }
 
@@ -153,11 +177,13 @@ async fn within_deadline(request: axum::extract::Request, next: axum::middleware
 /// Writes a change into the audit trail, in the change's own transaction.
 async fn record(
     tx: &mut PgConnection,
+    state: &AdminState,
     operator: &Operator,
     action: &str,
     subject: &str,
     detail: Option<&str>,
 ) -> Result<(), Failure> {
-    audit::append_within(tx, &Act { actor: &operator.to_string(), action, subject, detail }).await?;
+    let act = Act { actor: &operator.to_string(), action, subject, detail };
+    state.trail.append_within(tx, &act).await?;
     Ok(())
 }

@@ -71,13 +71,23 @@ fn operation(schemas: &mut SchemaGenerator, method: &str, path: &str) -> Option<
         ("POST", "/tenants/{account}/limit") => {
             Operation::changes(s, "Sets how many vms an account may have").body::<api::Limit>(s)
         }
+        ("POST", "/tenants/{account}/export") => {
+            Operation::reads::<api::Export>(s, "All that is stored of an account, part by part")
+                .body::<api::ExportFrom>(s)
+        }
+        ("POST", "/tenants/{account}/erase") => Operation::reads::<api::Erasure>(s, "Forgets an account"),
+        ("GET", "/keys") => Operation::reads::<api::Keys>(s, "The master keys, and how far a rotation is"),
+        ("POST", "/keys/rotate") => Operation::changes(s, "Makes a new master key, and wraps everything by it"),
         ("GET", "/deliveries") => {
             Operation::reads::<Page<api::Delivery>>(s, "Deliveries, newest first").query::<api::DeliveriesQuery>(s)
         }
         ("GET", "/audit") => {
             Operation::reads::<Page<api::AuditEntry>>(s, "The audit trail, oldest first").query::<api::AuditQuery>(s)
         }
-        ("GET", "/audit/verify") => Operation::reads::<api::AuditVerdict>(s, "Whether the audit trail is intact"),
+        ("GET", "/audit/head") => Operation::reads::<api::AuditHeads>(s, "The ends of the audit trail's chains"),
+        ("GET", "/audit/verify") => {
+            Operation::reads::<api::AuditVerdict>(s, "Whether the audit trail is intact").query::<api::VerifyQuery>(s)
+        }
         ("GET", "/usage") => {
             Operation::reads::<Page<api::Usage>>(s, "What accounts used, by UTC day").query::<api::UsageQuery>(s)
         }

@@ -64,7 +64,7 @@ pub async fn limit(
     let mut tx = state.pool.begin().await.map_err(StoreError::from)?;
     tenants::set_vm_limit(&mut *tx, tenant.id, vms).await?;
     let detail = limit.vms.map_or_else(|| "the configured limit".to_owned(), |vms| format!("{vms} vms"));
-    record(&mut tx, &operator, "tenant.limit", &tenant.id.to_string(), Some(&detail)).await?;
+    record(&mut tx, &state, &operator, "tenant.limit", &tenant.id.to_string(), Some(&detail)).await?;
     tx.commit().await.map_err(StoreError::from)?;
     state.wakes.demand.notify_one();
     Ok(Json(api::Done { message: format!("{login} may have {detail} at once"), changed: 1 }))
@@ -79,14 +79,14 @@ async fn decide(
 ) -> Result<(), Failure> {
     let mut tx = state.pool.begin().await.map_err(StoreError::from)?;
     tenants::set_admission(&mut *tx, tenant.id, admission).await?;
-    record(&mut tx, operator, action, &tenant.id.to_string(), None).await?;
+    record(&mut tx, state, operator, action, &tenant.id.to_string(), None).await?;
     tx.commit().await.map_err(StoreError::from)?;
     state.wakes.demand.notify_one();
     Ok(())
 }
 
 /// The tenant with this login. Of several (one that was removed and installed again) the one that stands.
-async fn find(state: &AdminState, login: &str) -> Result<Tenant, Failure> {
+pub(super) async fn find(state: &AdminState, login: &str) -> Result<Tenant, Failure> {
     let mut found: Vec<Tenant> = tenants::all(&state.pool)
         .await?
         .into_iter()

@@ -44,7 +44,7 @@ pub async fn kill(
     if crate::store::vms::ask_kill(&mut *tx, id, VmEnd::Killed).await? == Applied::Stale {
         return Err(Failure::new(StatusCode::CONFLICT, "the vm is ending already"));
     }
-    record(&mut tx, &operator, "vm.kill", &id.to_string(), Some(why)).await?;
+    record(&mut tx, &state, &operator, "vm.kill", &id.to_string(), Some(why)).await?;
     tx.commit().await.map_err(crate::store::StoreError::from)?;
     state.wakes.vm(id);
     Ok(Json(api::Done { message: format!("vm {id} is to be destroyed by its host"), changed: 1 }))

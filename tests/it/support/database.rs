@@ -1,6 +1,6 @@
 //! A database of its own for each test, copied from a template that was migrated once.
 
-use flyci::store::{self, Role};
+use flyci::store::{self, Maintenance, Role};
 use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, Executor, PgConnection, PgPool};
@@ -21,6 +21,8 @@ pub struct TestDatabase {
     pub gateway: PgPool,
     /// Acts as a host.
     pub host: PgPool,
+    /// Looks after the tables as their owner.
+    pub maintenance: Maintenance,
 }
 
 impl TestDatabase {
@@ -38,6 +40,7 @@ impl TestDatabase {
             owner: PgPoolOptions::new().max_connections(4).connect_lazy_with(options.clone()),
             gateway: store::connect(&options, Role::Gateway, 8).await.expect("the gateway connects"),
             host: store::connect(&options, Role::Host, 4).await.expect("the host connects"),
+            maintenance: Maintenance::new(options),
             url: url.replacen("/postgres?", &format!("/{name}?"), 1),
         }
     }

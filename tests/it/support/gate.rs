@@ -38,7 +38,8 @@ impl Gate {
         let keys = tempfile::tempdir().expect("a folder for the key");
         let ring = Arc::new(KeyRing::open_or_create(&keys.path().join("master.key")).expect("a new key"));
         let secrets = WebhookSecrets::new("secret".to_owned().into(), None);
-        let intake = Intake::new(db.gateway.clone(), ring, secrets, policy, Arc::new(Wakes::default()));
+        let trail = flyci::upkeep::trail::open(&db.gateway, &ring, "gate").await.expect("the trail has a key");
+        let intake = Intake::new(db.gateway.clone(), ring, trail, secrets, policy, Arc::new(Wakes::default()));
         Self { db, intake }
     }
 

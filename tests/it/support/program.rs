@@ -126,6 +126,19 @@ reserve_memory = "0B"
         }
     }
 
+    /// Runs a command until it shows this.
+    pub async fn until_shown(&self, line: &str, word: &str) {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let ended = self.run(line).await;
+            if ended.shown.contains(word) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "`flyci {line}` does not show `{word}`: {ended:#?}");
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
     /// Starts the daemon, and waits until its status shows a host and that GitHub was asked.
     pub async fn serve(&self, arguments: &str, filter: &str) -> Serving {
         let log = File::create(self.path("log")).expect("it is writable");
@@ -174,6 +187,19 @@ impl Serving {
 
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Kills it without a word at a moment when `condition` holds. Answers whether there was one.
+    pub async fn kill_now(mut self, condition: impl AsyncFn() -> bool) -> bool {
+        let deadline = Instant::now() + DEADLINE;
+        let mut is_so = condition().await;
+        while !is_so && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            is_so = condition().await;
+        }
+        self.child.kill().expect("it is our child");
+        self.child.wait().expect("it is our child");
+        is_so && condition().await
     }
 
     /// Tells it to stop, as a service manager does, and waits for its end.

@@ -8,8 +8,12 @@ use flyci::intake::signature::WebhookSecrets;
 use flyci::intake::{Intake, Policy};
 use flyci::metrics::Metrics;
 use flyci::secrets::KeyRing;
+use flyci::store::audit::Trail;
 use flyci::store::hosts::{self, Introduction};
 use flyci::store::vms::{self, Fence, NewVm};
+use flyci::upkeep::erase::Eraser;
+use flyci::upkeep::keys::{Keeper, KeyPlan};
+use flyci::upkeep::trail::{self, Auditor};
 use flyci::wake::Wakes;
 use flyci::web::admin::{self, About, AdminState};
 use flyci::web::servers::{Lifetime, start_admin_socket, start_metrics, start_public};
@@ -24,6 +28,7 @@ use sha2::Sha256;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
 use tokio::net::UnixStream;
 use uuid::Uuid;
@@ -42,7 +47,7 @@ pub struct Site {
     pub metrics: SocketAddr,
     socket: PathBuf,
     life: Lifetime,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// An answer, read.
@@ -68,7 +73,8 @@ impl Site {
         let ring = Arc::new(KeyRing::open_or_create(&folder.path().join("master.key")).expect("a new key"));
         let (wakes, metrics, readiness) =
             (Arc::new(Wakes::default()), Arc::new(Metrics::new(chrono::Utc::now())), Arc::new(Readiness::default()));
-        let intake = intake(&db, &ring, &wakes, change);
+        let trail = trail::open(&db.gateway, &ring, "site").await.expect("the trail has a key");
+        let intake = intake(&db, &ring, &trail, &wakes, change);
         let life = Lifetime::default();
         let contact = SecurityTxt::new(&contact(), None);
         let state = PublicState {
@@ -83,6 +89,10 @@ impl Site {
         let prometheus = start_metrics(loopback(), metrics_router(told), &life).expect("a port");
         let admin = AdminState {
             pool: db.gateway.clone(),
+            keeper: Arc::new(keeper(&db, &ring, &trail)),
+            eraser: Arc::new(eraser(&db, &ring, &trail, &wakes)),
+            auditor: Arc::new(Auditor::new(db.gateway.clone(), trail.clone(), chrono::Duration::days(1_000))),
+            trail,
             ring,
             wakes,
             readiness: Arc::clone(&readiness),
@@ -97,7 +107,7 @@ impl Site {
         let (pool, ends) = (db.gateway.clone(), life.stop.clone());
         tokio::spawn(async move { watched.watch_database(pool, ends).await });
         let (public, metrics) = (public.address, prometheus.address);
-        Self { db, readiness, admin, public, metrics, socket, life, _folder: folder }
+        Self { db, readiness, admin, public, metrics, socket, life, folder }
     }
 
     /// Sends a delivery as GitHub does. Answers the status and the body.
@@ -155,6 +165,11 @@ impl Site {
         Answer { status, body }
     }
 
+    /// A path in the site's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
     /// A host that is there, with this memory.
     pub async fn host(&self, name: &str, slots: u32, memory: u64) -> Fence {
         let introduction = Introduction {
@@ -191,7 +206,36 @@ impl Site {
     }
 }
 
-fn intake(db: &TestDatabase, ring: &Arc<KeyRing>, wakes: &Arc<Wakes>, change: impl FnOnce(&mut Policy)) -> Intake {
+/// How long backups are kept, as far as the site knows.
+pub const PLAN: KeyPlan = KeyPlan { rotate_every: None, backups: chrono::Duration::days(30) };
+
+/// What rotates the master key of a site.
+pub fn keeper(db: &TestDatabase, ring: &Arc<KeyRing>, trail: &Trail) -> Keeper {
+    let (ring, trail) = (Arc::clone(ring), trail.clone());
+    Keeper { pool: db.gateway.clone(), ring, trail, gateway: Uuid::new_v4(), name: "site".to_owned(), plan: PLAN }
+}
+
+/// What forgets tenants of a site.
+pub fn eraser(db: &TestDatabase, ring: &Arc<KeyRing>, trail: &Trail, wakes: &Arc<Wakes>) -> Eraser {
+    Eraser {
+        pool: db.gateway.clone(),
+        maintenance: db.maintenance.clone(),
+        ring: Arc::clone(ring),
+        trail: trail.clone(),
+        plan: PLAN,
+        grace: chrono::Duration::days(30),
+        wakes: Arc::clone(wakes),
+        unclean: AtomicBool::new(false),
+    }
+}
+
+fn intake(
+    db: &TestDatabase,
+    ring: &Arc<KeyRing>,
+    trail: &Trail,
+    wakes: &Arc<Wakes>,
+    change: impl FnOnce(&mut Policy),
+) -> Intake {
     let mut policy = Policy {
         profiles: vec![(profile(), None)],
         open_admission: true,
@@ -200,7 +244,7 @@ fn intake(db: &TestDatabase, ring: &Arc<KeyRing>, wakes: &Arc<Wakes>, change: im
     };
     change(&mut policy);
     let secrets = WebhookSecrets::new(SECRET.to_owned().into(), None);
-    Intake::new(db.gateway.clone(), Arc::clone(ring), secrets, policy, Arc::clone(wakes))
+    Intake::new(db.gateway.clone(), Arc::clone(ring), trail.clone(), secrets, policy, Arc::clone(wakes))
 }
 
 fn profile() -> Profile {
