@@ -1,13 +1,11 @@
 //! What a guest reaches: the allowed port of the host's loopback, and nothing else of the host, its
 //! neighbours or other guests. Each "no" has a "yes" beside it that the same probe finds.
 
-use crate::support::{Host, Vm};
+use crate::support::{Host, Vm, world};
 use std::net::{Ipv4Addr, UdpSocket};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
-
-/// What a listener says to whoever comes.
-const GREETING: &str = "here";
+use world::GREETING;
 
 /// Listens on an address of this machine and greets everybody; returns the port.
 async fn greeter(address: Ipv4Addr) -> u16 {
@@ -54,6 +52,22 @@ async fn only_the_allowed_port_of_the_host_is_reached() {
     for address in [own.to_string(), "10.0.2.2".into(), "10.0.2.3".into(), "198.51.100.1".into(), "198.51.100.2".into()]
     {
         assert!(!reaches(&vm, &address, exposed).await, "{address} leads to the host");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_internet_is_reached_and_nothing_that_is_near() {
+    if !world::entered("isolation::the_internet_is_reached_and_nothing_that_is_near") {
+        return;
+    }
+    for (place, address) in world::NEAR {
+        assert!(world::greets(address), "the host itself reaches {place}, {address}");
+    }
+    let host = Host::new(|_| {}).await;
+    let vm = host.booted(0).await;
+    assert!(reaches(&vm, &world::INTERNET.to_string(), world::PORT).await, "a server in the internet is reached");
+    for (place, address) in world::NEAR.into_iter().chain([("the host", world::HOST)]) {
+        assert!(!reaches(&vm, &address.to_string(), world::PORT).await, "{place}, {address}, is reached");
     }
 }
 

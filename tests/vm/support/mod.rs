@@ -1,6 +1,8 @@
 //! What the stories share: the image, a home for VMs that leaves nothing behind, and commands that
 //! run inside a guest.
 
+pub mod world;
+
 use crate::common::{Client, client};
 use flyci::domain::ids::VmId;
 use flyci::domain::profile::Display;
