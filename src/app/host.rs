@@ -230,7 +230,6 @@ impl Host {
     ) -> Result<Arc<Machine>, StoreError> {
         let (fence, keep) = (self.introduce().await?, self.keep);
         self.hypervisor.belongs_to(fence.host);
-        vms::adopt(&self.pool, fence).await?;
         let machine = Arc::new(Machine {
             pool: self.pool,
             fence,
@@ -276,8 +275,13 @@ impl Host {
             world: world.as_deref(),
             is_dedicated: self.dedication.is_some(),
         };
-        let (host, session) = hosts::introduce(&self.pool, &introduction).await?;
-        Ok(Fence { host, session })
+        // Together: the live vms of a host are of its newest session, whoever looks.
+        let mut tx = self.pool.begin().await?;
+        let (host, session) = hosts::introduce(&mut *tx, &introduction).await?;
+        let fence = Fence { host, session };
+        vms::adopt(&mut *tx, fence).await?;
+        tx.commit().await?;
+        Ok(fence)
     }
 }
 

@@ -16,11 +16,12 @@ use crate::upkeep::pull::Pull;
 use crate::upkeep::redeliver::Redeliver;
 use crate::upkeep::registrations::Registrations;
 use crate::upkeep::rerun::Rerun;
+use crate::upkeep::rescue::Rescue;
 use crate::wake::Wakes;
 use chrono::Utc;
 use sqlx::PgPool;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// How often GitHub's log of deliveries is read where they come by webhook, open jobs are compared, and registrations.
@@ -30,6 +31,8 @@ const RECONCILE_PERIOD: Duration = Duration::from_secs(60);
 const PULL_PERIOD: Duration = Duration::from_secs(3);
 /// How often doubts are looked at although nobody woke them.
 const DOUBT_PERIOD: Duration = Duration::from_secs(5);
+/// How often the hosts' beats are looked at.
+const RESCUE_PERIOD: Duration = Duration::from_secs(5);
 /// How often holds are shared.
 const HOLDS_PERIOD: Duration = Duration::from_secs(5);
 /// How often lost jobs are looked for.
@@ -59,6 +62,8 @@ pub struct Upkeep {
     pub registrations: Arc<Registrations>,
     /// Lost jobs; if the operator wants them run again.
     pub rerun: Option<Arc<Rerun>>,
+    /// Hosts that went silent.
+    pub rescue: Arc<Rescue>,
     /// GitHub's limits.
     pub holds: Arc<Holds>,
     pool: PgPool,
@@ -105,6 +110,7 @@ impl Upkeep {
                 troubles: Arc::clone(troubles),
             }),
             rerun: gateway.rerun_lost_jobs.then(|| Arc::new(rerun())),
+            rescue: Arc::new(Rescue::new(pool.clone(), id, Arc::clone(&gateway.wakes))),
             holds: Arc::new(Holds { pool: pool.clone(), ring: Arc::clone(ring), github: github.clone() }),
             pool: pool.clone(),
             offer: Arc::new(offer(gateway)),
@@ -137,6 +143,11 @@ impl Upkeep {
                 async move { rerun.pass().await.map(|_| More::No) }
             });
         }
+        let rescue = Arc::clone(&self.rescue);
+        loops.spawn("rescue", RESCUE_PERIOD, Never, move || {
+            let rescue = Arc::clone(&rescue);
+            async move { rescue.pass(Instant::now()).await.map(|_| More::No) }
+        });
         let holds = Arc::clone(&self.holds);
         loops.spawn("holds", HOLDS_PERIOD, Never, move || {
             let holds = Arc::clone(&holds);

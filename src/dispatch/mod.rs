@@ -6,6 +6,8 @@
 //!
 //! Does not: boot anything (`lifecycle`), or decide which job a vm gets (GitHub does).
 //!
+//! A host that was silent destroys what was abandoned meanwhile, and takes up what serves on, before it begins anything.
+//!
 //! With `[host] self_test` an image's first vm since the host, its system or its flyci changed is planned without
 //! demand, and nothing else of that image until it was ready: a host that cannot boot takes no job.
 
@@ -13,13 +15,14 @@ use crate::api::Trouble;
 use crate::domain::admission::{Capacity, MacosVersion, Need};
 use crate::domain::ids::VmId;
 use crate::domain::profile::Profile;
+use crate::domain::reason::VmEnd;
 use crate::domain::vm::VmState;
 use crate::images::Images;
 use crate::lifecycle::{Drivers, Machine};
 use crate::store::demand::{self, Binding};
 use crate::store::hosts::Health;
 use crate::store::vms::{self, NewVm, Vm};
-use crate::store::{StoreError, hosts, profiles};
+use crate::store::{Applied, StoreError, hosts, profiles};
 use crate::troubles;
 use std::collections::HashSet;
 
@@ -32,6 +35,8 @@ pub struct DispatchReport {
     pub planned: u32,
     /// Others were faster too often: another pass is called for.
     pub contended: u32,
+    /// Vms from a time in which this host was silent: nothing is begun before they are settled.
+    pub settling: u32,
 }
 
 /// What a host told of itself.
@@ -142,6 +147,13 @@ impl Dispatcher {
             return Ok(report);
         }
         let live = vms::live(&machine.pool, machine.fence.host).await?;
+        for vm in live.iter().filter(|vm| is_settling(vm.state)) {
+            self.drivers.ensure(vm.id);
+            report.settling += 1;
+        }
+        if report.settling > 0 {
+            return Ok(report);
+        }
         for vm in live.iter().filter(|vm| vm.state == VmState::Ready) {
             self.bind(vm, &mut report).await?;
         }
@@ -277,7 +289,10 @@ impl Dispatcher {
                 cpus: offer.profile.cpus,
                 memory: offer.profile.memory.0,
             };
-            vms::insert(&mut *tx, machine.fence, &vm).await?;
+            if vms::insert(&mut *tx, machine.fence, &vm).await? == Applied::Stale {
+                // This daemon is not the host any more.
+                return Ok(Vec::new());
+            }
             slots.insert(slot);
             taken.push(offer.need);
             planned.push(id);
@@ -302,6 +317,11 @@ impl Dispatcher {
 
 fn need_of(vm: &Vm) -> Need {
     Need { memory: crate::domain::units::Bytes(vm.memory), cpus: vm.cpus }
+}
+
+/// True for what was decided while this host was silent, and is not carried out or taken back yet.
+const fn is_settling(state: VmState) -> bool {
+    matches!(state, VmState::Abandoned | VmState::Unreachable | VmState::Stopping(VmEnd::Abandoned))
 }
 
 const fn is_coming_up(state: VmState) -> bool {

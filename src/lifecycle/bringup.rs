@@ -6,7 +6,7 @@ use crate::domain::reason::VmEnd;
 use crate::domain::vm::{VmEvent, VmState};
 use crate::guest::Guest;
 use crate::hypervisor::HypervisorError;
-use crate::store::vms::{self, Vm};
+use crate::store::vms::{self, Vm, Watch};
 use crate::store::{Applied, hosts};
 use crate::troubles;
 use crate::wake::VmWake;
@@ -59,7 +59,8 @@ enum Boot {
     ProcessEnded,
     TooSlow,
     Wanted(VmEnd),
-    Shutdown,
+    /// Its row moved, or the daemon stops.
+    LookAgain,
 }
 
 async fn boot(machine: &Machine, vm: &Vm, wake: &VmWake) -> Result<Next, DriverError> {
@@ -80,7 +81,7 @@ async fn boot(machine: &Machine, vm: &Vm, wake: &VmWake) -> Result<Next, DriverE
     match until_ready(machine, vm, wake, left).await? {
         Boot::Ready => ready(machine, vm).await,
         Boot::Wanted(end) => ending::stop(machine, vm, end).await,
-        Boot::Shutdown => Ok(Next::Again),
+        Boot::LookAgain => Ok(Next::Again),
         Boot::ProcessEnded => {
             let words = machine.hypervisor.last_words(vm.id).await.unwrap_or_default();
             let error = HypervisorError::Process(format!("it ended while the guest booted: {words}"));
@@ -137,11 +138,13 @@ async fn until_ready(machine: &Machine, vm: &Vm, wake: &VmWake, left: Duration) 
             () = &mut ready => return Ok(Boot::Ready),
             () = &mut ended => return Ok(Boot::ProcessEnded),
             () = &mut late => return Ok(Boot::TooSlow),
-            () = machine.shutdown.cancelled() => return Ok(Boot::Shutdown),
-            () = wake.wait(PERIOD) => {
-                if let Some(end) = wanted_end(machine, vm).await? {
-                    return Ok(Boot::Wanted(end));
-                }
+            () = machine.shutdown.cancelled() => return Ok(Boot::LookAgain),
+            () = wake.wait(PERIOD) => match vms::watch(&machine.pool, vm.id).await? {
+                Some(Watch { kill_asked: Some(end), .. }) => return Ok(Boot::Wanted(end)),
+                // This host was believed dead, and the vm abandoned.
+                Some(watch) if watch.state != vm.state => return Ok(Boot::LookAgain),
+                Some(_) => {}
+                None => return Ok(Boot::LookAgain),
             }
         }
     }

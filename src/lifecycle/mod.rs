@@ -250,7 +250,10 @@ async fn step(machine: &Arc<Machine>, id: VmId, wake: &VmWake) -> Result<Next, D
         VmState::Delivering => delivery::step(machine, &vm, wake).await,
         VmState::Serving => serving::step(machine, &vm, wake).await,
         VmState::Unreachable => {
-            let _ = machine.advance(&vm, VmEvent::Return).await?;
+            if machine.advance(&vm, VmEvent::Return).await? == Applied::Yes {
+                tracing::info!(vm.id = %id, "this host was silent; its vm serves on, and is watched again");
+                machine.wakes.demand.notify_one();
+            }
             Ok(Next::Again)
         }
         VmState::Abandoned => ending::stop(machine, &vm, crate::domain::reason::VmEnd::Abandoned).await,

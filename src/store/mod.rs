@@ -22,6 +22,7 @@ pub mod pass_leases;
 pub mod profiles;
 pub mod refusals;
 pub mod repositories;
+pub mod rescue;
 pub mod runners;
 pub mod tenants;
 pub mod views;

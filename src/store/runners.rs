@@ -341,24 +341,24 @@ pub async fn owner_of_name(
 /// Why GitHub is asked to forget a runner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RemovalCause {
-    /// Its vm is ending or gone.
+    /// Its vm is ending, abandoned or gone.
     VmEnding,
     /// Its host asks whether it can be let go: it had no job for too long, or its vm is not wanted.
     ReleaseAsked,
 }
 
-/// Registrations that GitHub is to be asked to forget: those whose vm is ending, and those that a
+/// Registrations that GitHub is to be asked to forget: those whose vm is ending or abandoned, and those that a
 /// host asked about. Oldest first.
 pub async fn to_remove(db: impl PgExecutor<'_>, limit: i64) -> Result<Vec<(Runner, RemovalCause)>> {
     let rows = sqlx::query!(
         r#"SELECT r.id AS "id: RunnerId", r.vm_id AS "vm: VmId", r.host_id AS "host: HostId",
                   r.tenant_id AS "tenant: TenantId", r.repository_id AS "repository: RepositoryId", r.labels,
                   r.class AS "class: Class", r.state, r.name AS "name: Sealed", r.github_id AS "github_id: Sealed",
-                  r.minted_at, r.tries, v.state IN ('stopping', 'gone') AS "ending!"
+                  r.minted_at, r.tries, v.state IN ('stopping', 'gone', 'abandoned') AS "ending!"
            FROM runners r JOIN vms v ON v.id = r.vm_id
            WHERE r.state NOT IN ('removed', 'void', 'requested', 'unknown')
              AND (r.not_before IS NULL OR r.not_before <= clock_timestamp())
-             AND (v.state IN ('stopping', 'gone') OR r.state IN ('ended', 'removing')
+             AND (v.state IN ('stopping', 'gone', 'abandoned') OR r.state IN ('ended', 'removing')
                   OR (v.release_asked_at IS NOT NULL AND r.state <> 'minting'))
              AND (r.state <> 'minting' OR r.minting_until < clock_timestamp())
            ORDER BY r.requested_at LIMIT $1"#,

@@ -68,11 +68,11 @@ pub struct NewVm<'a> {
     pub memory: u64,
 }
 
-/// Plans a vm: takes the slot.
-pub async fn insert(db: impl PgExecutor<'_>, fence: Fence, new: &NewVm<'_>) -> Result<()> {
-    sqlx::query!(
+/// Plans a vm: takes the slot. Stale when a newer session of the host began, which would not know of the vm.
+pub async fn insert(db: impl PgExecutor<'_>, fence: Fence, new: &NewVm<'_>) -> Result<Applied> {
+    let rows = sqlx::query!(
         "INSERT INTO vms (id, host_id, session, slot, profile, image, cpus, memory, state)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'planned')",
+         SELECT $1, id, session, $4, $5, $6, $7, $8, 'planned' FROM hosts WHERE id = $2 AND session = $3 FOR SHARE",
         new.id.0,
         fence.host.0,
         fence.session,
@@ -83,8 +83,9 @@ pub async fn insert(db: impl PgExecutor<'_>, fence: Fence, new: &NewVm<'_>) -> R
         i64::try_from(new.memory).unwrap_or(i64::MAX)
     )
     .execute(db)
-    .await?;
-    Ok(())
+    .await?
+    .rows_affected();
+    Ok(Applied::from_rows(rows))
 }
 
 struct Row {

@@ -8,6 +8,7 @@
 //! | [`doubts`] | gateway | jobs, installations and repositories that are in doubt, by asking GitHub |
 //! | [`registrations`] | gateway | registrations at GitHub that nothing stands behind |
 //! | [`holds`] | gateway | until when GitHub holds calls back: what one gateway was told, all obey |
+//! | [`rescue`] | gateway | vms of hosts that went silent, so that their demand counts again |
 //! | [`rerun`] | gateway | jobs that we lost, by having GitHub run them again |
 //! | [`images`] | host | images that its profiles need, and those that nothing needs |
 //! | [`erase`] | gateway | tenants that are to be forgotten |
@@ -29,5 +30,6 @@ pub mod pull;
 pub mod redeliver;
 pub mod registrations;
 pub mod rerun;
+pub mod rescue;
 pub mod sweep;
 pub mod trail;

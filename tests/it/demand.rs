@@ -4,6 +4,7 @@ use crate::support::gate::Gate;
 use crate::support::payload::Job;
 use flyci::domain::ids::{HostId, VmId};
 use flyci::domain::vm::{VmEvent, VmState};
+use flyci::store::Applied;
 use flyci::store::demand::{self, Binding};
 use flyci::store::hosts::{self, Introduction};
 use flyci::store::vms::{self, Fence, NewVm};
@@ -38,7 +39,7 @@ async fn host(pool: &PgPool, name: &str) -> Fence {
 async fn ready_vm(pool: &PgPool, fence: Fence, slot: u16) -> VmId {
     let id = VmId::random();
     let vm = NewVm { id, slot, profile: PROFILE, image: "any", cpus: 1, memory: 1 };
-    vms::insert(pool, fence, &vm).await.expect("planned");
+    assert_eq!(vms::insert(pool, fence, &vm).await.expect("planned"), Applied::Yes);
     let mut state = VmState::Planned;
     for event in [VmEvent::BeginClone, VmEvent::Cloned, VmEvent::BeginBoot, VmEvent::Ready] {
         let _ = vms::advance(pool, fence, id, state, event).await.expect("the next step");

@@ -6,6 +6,7 @@ mod bad_input;
 mod demand;
 mod dump;
 mod faults;
+mod fleet;
 mod intake;
 mod keys;
 mod octokit;

@@ -9,6 +9,7 @@ use flyci::domain::vm::{VmEvent, VmState, next};
 use flyci::hypervisor::fake::{Fault, Step};
 use flyci::lifecycle::Dedication;
 use flyci::secrets::Lookup;
+use flyci::store::Applied;
 use flyci::store::demand::{self, Binding};
 use flyci::store::hosts::{self, Introduction};
 use flyci::store::vms::{self, Fence, NewVm};
@@ -78,7 +79,8 @@ async fn dedicated(gate: &Gate) -> Fence {
 async fn find(gate: &Gate, fence: Fence, slot: u16) -> Binding {
     let id = VmId::random();
     let vm = NewVm { id, slot, profile: PROFILE, image: "any", cpus: 1, memory: 1 };
-    vms::insert(&gate.db.host, fence, &vm).await.expect("planned");
+    let planned = vms::insert(&gate.db.host, fence, &vm).await.expect("planned");
+    assert_eq!(planned, Applied::Yes);
     let mut state = VmState::Planned;
     for event in [VmEvent::BeginClone, VmEvent::Cloned, VmEvent::BeginBoot, VmEvent::Ready] {
         let _ = vms::advance(&gate.db.host, fence, id, state, event).await.expect("the next step");

@@ -8,6 +8,7 @@ use flyci::intake::signature::WebhookSecrets;
 use flyci::intake::{Intake, Policy};
 use flyci::metrics::Metrics;
 use flyci::secrets::KeyRing;
+use flyci::store::Applied;
 use flyci::store::audit::Trail;
 use flyci::store::hosts::{self, Introduction};
 use flyci::store::vms::{self, Fence, NewVm};
@@ -196,7 +197,8 @@ impl Site {
     pub async fn vm(&self, fence: Fence, slot: u16) -> VmId {
         let id = VmId::random();
         let new = NewVm { id, slot, profile: "flyci-test", image: "any", cpus: 1, memory: 128_000_000 };
-        vms::insert(&self.db.host, fence, &new).await.expect("the slot is free");
+        let planned = vms::insert(&self.db.host, fence, &new).await.expect("the slot is free");
+        assert_eq!(planned, Applied::Yes);
         id
     }
 

@@ -40,6 +40,8 @@ pub struct Setup {
     pub public_repositories: bool,
     /// Deliveries are fetched from GitHub's log of them.
     pub pull: bool,
+    /// The daemon is a gateway alone: hosts are started by the story.
+    pub gateway_alone: bool,
 }
 
 /// A world with one organisation and one private repository.
@@ -52,7 +54,34 @@ pub struct World {
     pub repo: Repo,
     config: Config,
     daemon: Option<Daemon>,
-    _folder: TempDir,
+    folder: TempDir,
+}
+
+/// Another host of the fleet: a daemon and a machine of its own.
+pub struct Host {
+    pub machines: Arc<FakeHypervisor>,
+    config: Config,
+    daemon: Option<Daemon>,
+}
+
+impl Host {
+    /// Starts its daemon, again.
+    pub async fn start(&mut self) {
+        self.daemon = Some(start_with(&self.config, &self.machines).await);
+    }
+
+    /// Stops its daemon; its machines go on. For the others it falls silent.
+    pub async fn stop(&mut self) {
+        self.daemon.take().expect("its daemon runs").stop().await;
+    }
+
+    /// Waits until none of its machines is there, and stops it.
+    pub async fn nothing_is_left(mut self, world: &World) {
+        world.until("nothing is left on the host", async || self.machines.vms().is_empty()).await;
+        if self.daemon.is_some() {
+            self.stop().await;
+        }
+    }
 }
 
 /// The runners in the vms: all do what the story says.
@@ -90,12 +119,29 @@ impl World {
         let daemon = start(&config, &machines, &github).await;
         let acme = github.install("acme", AccountKind::Organization);
         let repo = github.repository(&acme, "app", Visibility::Private);
-        Self { github, db, machines, runners, acme, repo, config, daemon: Some(daemon), _folder: folder }
+        Self { github, db, machines, runners, acme, repo, config, daemon: Some(daemon), folder }
     }
 
     /// Starts the daemon again.
     pub async fn start(&mut self) {
         self.daemon = Some(start(&self.config, &self.machines, &self.github).await);
+    }
+
+    /// Another host, with this number of slots; its daemon is not started yet.
+    pub fn host(&self, name: &str, slots: u32) -> Host {
+        let text = host_text(name, slots, &self.db);
+        let config = Config::from_toml(&text, self.folder.path()).unwrap_or_else(|faults| panic!("{faults}"));
+        let machines = FakeHypervisor::new(FakeOptions::default(), Arc::clone(&self.runners) as Arc<dyn FakeRunner>);
+        Host { machines, config, daemon: None }
+    }
+
+    /// The hosts of the live vms, and the vms' states.
+    pub async fn live(&self) -> Vec<String> {
+        self.texts(
+            "SELECT h.name || ' ' || v.state FROM vms v JOIN hosts h ON h.id = v.host_id
+             WHERE v.state <> 'gone' ORDER BY h.name, v.planned_at",
+        )
+        .await
     }
 
     /// Stops the daemon; the machines go on.
@@ -116,6 +162,14 @@ impl World {
     /// Queues a job whose vm does not get ready until [`Step::Ready`] is healed, and waits until that vm boots.
     pub async fn queue_held(&self) -> JobHandle {
         self.machines.inject(Step::Ready, Fault::Hang);
+        let job = self.queue();
+        self.vms_are("booting", 1).await;
+        job
+    }
+
+    /// The same on another host of the fleet.
+    pub async fn queue_held_on(&self, host: &Host) -> JobHandle {
+        host.machines.inject(Step::Ready, Fault::Hang);
         let job = self.queue();
         self.vms_are("booting", 1).await;
         job
@@ -257,9 +311,13 @@ pub fn working_for(time: Duration) -> Behaviour {
     Behaviour::working(Work::For(time, Conclusion::Success))
 }
 
-async fn start(config: &Config, machines: &Arc<FakeHypervisor>, github: &FakeGitHub) -> Daemon {
+async fn start_with(config: &Config, machines: &Arc<FakeHypervisor>) -> Daemon {
     let overrides = Overrides { hypervisor: Some(Arc::clone(machines) as Arc<dyn flyci::hypervisor::Hypervisor>) };
-    let daemon = Daemon::start(config, overrides).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    Daemon::start(config, overrides).await.unwrap_or_else(|error| panic!("{}", chain(&error)))
+}
+
+async fn start(config: &Config, machines: &Arc<FakeHypervisor>, github: &FakeGitHub) -> Daemon {
+    let daemon = start_with(config, machines).await;
     if let Some(address) = daemon.public_address() {
         github.set_webhook(&format!("http://{address}/webhooks/github"), None).expect("a URL");
     }
@@ -270,9 +328,11 @@ fn config(setup: &Setup, github: &FakeGitHub, db: &TestDatabase, folder: &TempDi
     github.write_secrets(folder.path()).expect("the secrets are written");
     let slots = if setup.slots == 0 { 4 } else { setup.slots };
     let admission = if setup.admission_by_operator { "approve" } else { "open" };
+    let roles = if setup.gateway_alone { "\"gateway\"" } else { "\"gateway\", \"host\"" };
     let text = format!(
         r#"
 data_dir = "data"
+roles = [{roles}]
 [web]
 listen = "127.0.0.1:0"
 [web.tls]
@@ -314,4 +374,28 @@ image = "any"
         profile = setup.profile,
     );
     Config::from_toml(&text, folder.path()).unwrap_or_else(|faults| panic!("{faults}"))
+}
+
+fn host_text(name: &str, slots: u32, db: &TestDatabase) -> String {
+    format!(
+        r#"
+data_dir = "data-{name}"
+roles = ["host"]
+[admin]
+metrics_listen = "127.0.0.1:0"
+[database]
+url = "{database}"
+[host]
+name = "{name}"
+hypervisor = "fake"
+slots = {slots}
+[[profiles]]
+label = "{LABEL}"
+cpus = 1
+memory = "128MB"
+disk_free = "1GB"
+image = "any"
+"#,
+        database = db.url,
+    )
 }
