@@ -1,4 +1,4 @@
-//! One clone of an image, booted once. Written by its host alone.
+//! One clone of an image, booted once. Written by its host alone, and by [`super::rescue`] while its host is silent.
 
 use super::{Applied, Result};
 use crate::domain::class::Class;
