@@ -110,7 +110,7 @@ impl Upkeep {
                 troubles: Arc::clone(troubles),
             }),
             rerun: gateway.rerun_lost_jobs.then(|| Arc::new(rerun())),
-            rescue: Arc::new(Rescue::new(pool.clone(), id, Arc::clone(&gateway.wakes))),
+            rescue: Arc::new(Rescue::new(pool.clone(), id, Arc::clone(&gateway.vault.wakes))),
             holds: Arc::new(Holds { pool: pool.clone(), ring: Arc::clone(ring), github: github.clone() }),
             pool: pool.clone(),
             offer: Arc::new(offer(gateway)),
