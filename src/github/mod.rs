@@ -16,7 +16,7 @@
 //! | `exchange` | a status becomes a typed error; retries; renames |
 //! | `auth`, `once` | JWTs and installation tokens, each fetched once however many wait |
 //! | `permission` | what the App asks for, and why |
-//! | `app`, `runners`, `groups`, `jobs` | the calls |
+//! | `app`, `runners`, `groups`, `jobs`, `releases`, `meta` | the calls |
 
 mod app;
 mod auth;
@@ -26,6 +26,7 @@ mod governor;
 mod groups;
 mod jobs;
 mod lenient;
+mod meta;
 mod once;
 mod permission;
 mod releases;

@@ -15,7 +15,7 @@ use crate::world::tokens::Refused;
 
 /// `GET /meta`
 pub async fn meta() -> Response {
-    let loopback = ["127.0.0.0/8", "::1/128"];
+    let loopback = ["127.0.0.1/32", "::1/128"];
     ok(json!({
         "verifiable_password_authentication": false,
         "hooks": loopback, "web": loopback, "api": loopback, "git": loopback, "actions": loopback,
