@@ -59,6 +59,10 @@ words! {
         NotUnderstood = "not_understood",
         /// It was not signed with our secret.
         BadSignature = "bad_signature",
+        /// Its sender signed wrongly too often.
+        Limited = "limited",
+        /// Its sender is not on the list of who may deliver.
+        NotAllowed = "not_allowed",
         /// It is no JSON, or lacks a header.
         Malformed = "malformed",
         /// Its body was too large, too slow, or too much beside the others.

@@ -3,10 +3,11 @@
 use super::AppError;
 use super::database::Databases;
 use super::github::AppCheck;
+use super::hooks::{self, HookList};
 use super::loops::{By, Loops, More, Never};
 use super::upkeep::Upkeep;
 use super::vault::Vault;
-use crate::config::{self, AdmissionRule, Config, RunnerScope};
+use crate::config::{self, AdmissionRule, Allow, Config, RunnerScope};
 use crate::domain::ids::FleetId;
 use crate::domain::units::Span;
 use crate::github::{GitHub, GitHubError, Scope};
@@ -17,8 +18,8 @@ use crate::mint::Minter;
 use crate::secrets::files;
 use crate::troubles::Troubles;
 use crate::upkeep::prune::Retention;
-use crate::web::Readiness;
 use crate::web::admin::RunnerReleases;
+use crate::web::{Readiness, Sources};
 use secrecy::SecretString;
 use sqlx::PgPool;
 use std::path::Path;
@@ -52,6 +53,8 @@ pub struct Gateway {
     pub secrets: WebhookSecrets,
     /// Deliveries come by webhook.
     pub by_webhook: bool,
+    /// Who may deliver.
+    pub allow: Allow,
     /// The longest that a job may be queued.
     pub queue_timeout: Duration,
     /// Jobs that were lost with their machine are run again.
@@ -76,6 +79,8 @@ pub struct Told<'a> {
 pub struct Running {
     /// Takes deliveries.
     pub intake: Arc<Intake>,
+    /// What is known of who delivers; `None` where deliveries are pulled.
+    pub sources: Option<Arc<Sources>>,
     /// Keeps the tables and GitHub in agreement.
     pub upkeep: Arc<Upkeep>,
 }
@@ -114,6 +119,7 @@ pub fn build(
         },
         secrets: WebhookSecrets::new(current, previous),
         by_webhook: section.intake == config::Intake::Webhook,
+        allow: config.web.allow,
         queue_timeout: config.limits.queue_timeout.0,
         rerun_lost_jobs: config.limits.rerun_lost_jobs,
         retention: Retention { deliveries: days(config.retention.deliveries), jobs: days(config.retention.jobs) },
@@ -168,7 +174,20 @@ impl Gateway {
         let intake = Arc::new(Intake::new(pool, ring, trail, self.secrets.clone(), self.policy.clone(), wakes));
         let upkeep = Arc::new(Upkeep::build(&self, &intake, id, told.troubles, told.metrics));
         upkeep.spawn(loops);
-        Running { intake, upkeep }
+        let sources = self.by_webhook.then(|| self.spawn_hooks(loops, told.troubles));
+        Running { intake, sources, upkeep }
+    }
+
+    /// Where nobody is shut out, GitHub's list still says who is never limited.
+    fn spawn_hooks(&self, loops: &Loops, troubles: &Arc<Troubles>) -> Arc<Sources> {
+        let sources = Arc::new(Sources::new(self.allow));
+        let (github, troubles) = (self.github.clone(), Arc::clone(troubles));
+        let list = Arc::new(HookList { github, sources: Arc::clone(&sources), troubles });
+        loops.spawn("hooks", hooks::PERIOD, Never, move || {
+            let list = Arc::clone(&list);
+            async move { list.pass().await.map(|()| More::No) }
+        });
+        sources
     }
 
     fn spawn_mint(&self, loops: &Loops, id: Uuid) {

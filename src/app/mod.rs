@@ -6,6 +6,7 @@
 //! | `gateway` | intake, mint |
 //! | `upkeep` | what keeps the gateway's tables and GitHub in agreement, pruning |
 //! | `github` | the look at the App |
+//! | `hooks` | the look at the addresses that GitHub delivers from |
 //! | `host` | hypervisor, drivers, dispatch, sweep, heartbeat |
 //! | `servers` | the listeners |
 //! | `loops` | the tasks that call each `pass()` |
@@ -16,6 +17,7 @@ mod database;
 mod expiry;
 mod gateway;
 mod github;
+mod hooks;
 mod host;
 mod loops;
 mod runner;
@@ -358,14 +360,13 @@ impl Roles<'_> {
         let gateway = self.gateway(fleet, &wakes, &metrics, ring).await?;
         let vault = gateway.as_ref().map(|gateway| gateway.vault.clone());
         let told = gateway::Told { readiness: &readiness, troubles: &troubles, releases: &releases, metrics: &metrics };
-        let by_webhook = gateway.as_ref().is_some_and(|gateway| gateway.by_webhook);
         let running = gateway.map(|gateway| gateway.start(&loops, &told));
         let machine = self.host(fleet, &wakes, &troubles, &loops, overrides).await?;
         let security_txt = self.security_txt(&loops, &troubles);
         let backing = Backing {
             config: self.config,
             databases: self.databases,
-            intake: running.as_ref().map(|running| &running.intake).filter(|_| by_webhook),
+            gateway: running.as_ref(),
             vault: vault.as_ref(),
             fleet,
             wakes: &wakes,

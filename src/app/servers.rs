@@ -2,10 +2,10 @@
 
 use super::AppError;
 use super::database::Databases;
+use super::gateway;
 use super::vault::Vault;
 use crate::config::{self, Config};
 use crate::domain::ids::FleetId;
-use crate::intake::Intake;
 use crate::metrics::Metrics;
 use crate::troubles::Troubles;
 use crate::wake::Wakes;
@@ -26,7 +26,7 @@ pub struct Backing<'a> {
     /// The pools.
     pub databases: &'a Databases,
     /// Takes deliveries in, if this is a gateway.
-    pub intake: Option<&'a Arc<Intake>>,
+    pub gateway: Option<&'a gateway::Running>,
     /// Opens stored names, if this is a gateway.
     pub vault: Option<&'a Vault>,
     /// The fleet.
@@ -65,27 +65,26 @@ impl Servers {
     pub fn start(backing: &Backing<'_>, lifetime: &Lifetime) -> Result<Self, AppError> {
         let mut servers = Self::default();
         servers.start_operators(backing, lifetime)?;
-        if let Some(intake) = backing.intake {
-            servers.start_public(backing, intake, lifetime)?;
+        if let Some(gateway) = backing.gateway
+            && let Some(sources) = &gateway.sources
+        {
+            let state = PublicState {
+                intake: Arc::clone(&gateway.intake),
+                readiness: Arc::clone(backing.readiness),
+                metrics: Arc::clone(backing.metrics),
+                purse: Arc::new(Purse::default()),
+                sources: Arc::clone(sources),
+                security_txt: backing.security_txt.cloned(),
+            };
+            servers.start_public(backing.config, state, lifetime)?;
         }
         Ok(servers)
     }
 
-    fn start_public(
-        &mut self,
-        backing: &Backing<'_>,
-        intake: &Arc<Intake>,
-        lifetime: &Lifetime,
-    ) -> Result<(), AppError> {
-        let state = PublicState {
-            intake: Arc::clone(intake),
-            readiness: Arc::clone(backing.readiness),
-            metrics: Arc::clone(backing.metrics),
-            purse: Arc::new(Purse::default()),
-            security_txt: backing.security_txt.cloned(),
-        };
-        let listen = backing.config.web.listen;
-        let (running, tls) = servers::start_public(listen, &tls_mode(backing.config), public_router(state), lifetime)?;
+    fn start_public(&mut self, config: &Config, state: PublicState, lifetime: &Lifetime) -> Result<(), AppError> {
+        let (listen, sources) = (config.web.listen, Arc::clone(&state.sources));
+        let (running, tls) =
+            servers::start_public(listen, &tls_mode(config), public_router(state), &sources, lifetime)?;
         tracing::info!(address = %running.address, "deliveries are taken");
         self.public = Some(running.address);
         self.tls = tls;

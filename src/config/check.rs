@@ -3,7 +3,7 @@
 use super::sections::{Beneficiary, Github, HypervisorKind, Intake, TlsMode};
 use super::source::Origin;
 use super::table::Reading;
-use super::{Config, SecretUrl};
+use super::{Allow, Config, SecretUrl};
 use crate::domain::admission::{Need, Refusal};
 use crate::domain::profile::Profile;
 use crate::domain::runner_version::RunnerVersion;
@@ -129,6 +129,9 @@ fn web(config: &Config, reading: &Reading<'_>) {
     if tls.mode == TlsMode::Off && !web.listen.ip().is_loopback() {
         let address = web.listen;
         reading.fault("web.tls.mode", format!("is only for loopback, and `web.listen` is {address}: listen on 127.0.0.1 behind a proxy or tunnel that ends TLS, or give a certificate"));
+    }
+    if tls.mode == TlsMode::Off && web.allow == Allow::Github {
+        reading.fault("web.allow", "needs flyci's own TLS: behind a proxy everybody comes from the proxy's address, so let the proxy keep GitHub's list");
     }
     if tls.mode == TlsMode::Files {
         readable(reading, "web.tls.cert_file", tls.cert_file.as_deref());

@@ -26,7 +26,7 @@ pub use setting::{ContactUri, HttpUrl, Listener, SecretUrl};
 pub use source::{FILE_VARIABLE, Origin, USUAL_PLACES};
 pub use table::Fault;
 pub use vz::{Spawn, Vz};
-pub use web::{SecurityTxt, Tls, Web};
+pub use web::{Allow, SecurityTxt, Tls, Web};
 
 use crate::domain::profile::Profile;
 use serde::Serialize;

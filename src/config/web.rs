@@ -1,12 +1,25 @@
 //! `[web]`: the public listener, its certificate, and whom it tells of holes.
 
 use super::sections::TlsMode;
-use super::setting::{ContactUri, HttpUrl};
+use super::setting::{ContactUri, HttpUrl, choices};
 use super::table::Table;
+use crate::domain::reason::words;
 use chrono::NaiveDate;
 use serde::Serialize;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+
+words! {
+    /// Who may deliver.
+    Allow {
+        /// Whoever signs rightly.
+        Anyone = "anyone",
+        /// Of those, only who comes from an address that GitHub publishes.
+        Github = "github",
+    }
+}
+
+choices!(Allow);
 
 /// `[web]`: the public listener.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -16,6 +29,8 @@ pub struct Web {
     /// Under which name GitHub and people reach it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_url: Option<HttpUrl>,
+    /// Who may deliver.
+    pub allow: Allow,
     /// Its certificate.
     pub tls: Tls,
     /// Whom to tell of a hole, at `/.well-known/security.txt`.
@@ -64,10 +79,11 @@ impl Web {
     pub(super) fn read(mut table: Table<'_>, is_public: bool) -> Self {
         let listen = table.or("listen", SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8443)));
         let public_url = table.maybe("public_url");
+        let allow = table.or("allow", Allow::Anyone);
         let tls = Tls::read(table.table("tls"), is_public);
         let security_txt = SecurityTxt::read(table.table("security_txt"));
         table.finish();
-        Self { listen, public_url, tls, security_txt }
+        Self { listen, public_url, allow, tls, security_txt }
     }
 }
 

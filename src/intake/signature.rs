@@ -10,6 +10,17 @@ use sha2::Sha256;
 /// <https://docs.github.com/webhooks/using-webhooks/validating-webhook-deliveries>
 const PREFIX: &str = "sha256=";
 
+/// Hex digits of a signature.
+const DIGITS: usize = 64;
+
+/// Whether a header may be a signature at all: nothing else is worth reading a body for.
+#[must_use]
+pub fn is_well_formed(header: Option<&str>) -> bool {
+    header
+        .and_then(|text| text.strip_prefix(PREFIX))
+        .is_some_and(|digits| digits.len() == DIGITS && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+}
+
 /// The secrets that deliveries may be signed with: the current one and, during a rotation, the one before.
 #[derive(Clone)]
 pub struct WebhookSecrets {
@@ -81,6 +92,7 @@ mod tests {
             (Some(SIGNATURE), &b"Hello, World?"[..]),
         ] {
             assert!(!secrets.verify(header, body), "{header:?}");
+            assert_eq!(is_well_formed(header), header == Some(SIGNATURE), "{header:?}");
         }
     }
 }

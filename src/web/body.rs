@@ -3,7 +3,8 @@
 //! Nobody can be believed before the signature was checked, and that needs the whole body. So each
 //! byte is paid for from a purse before it is kept, and given back when the delivery is answered.
 //! The first part of every body is paid from one purse, what is beyond it from another: who sends
-//! large junk can keep large deliveries out, not the ordinary ones of some ten kilobytes.
+//! large junk can keep large deliveries out, not the ordinary ones of some ten kilobytes. A suspect's
+//! bodies are paid from a third, small one, so that it keeps nobody out but other suspects.
 
 use super::failure::Failure;
 use axum::body::Body;
@@ -22,6 +23,8 @@ const ORDINARY: usize = 256 * 1024;
 const ORDINARY_PURSE: usize = 32 * 1024 * 1024;
 /// All bodies together keep so many bytes beyond it.
 const LARGE_PURSE: usize = 48 * 1024 * 1024;
+/// All bodies of suspects together keep so many bytes.
+const SUSPECTS_PURSE: usize = 1024 * 1024;
 /// A whole body must be here by then: GitHub itself gives up after ten seconds.
 pub const BODY_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -29,7 +32,17 @@ pub const BODY_DEADLINE: Duration = Duration::from_secs(10);
 pub struct Purse {
     ordinary: Arc<Semaphore>,
     large: Arc<Semaphore>,
+    suspects: Arc<Semaphore>,
     deadline: Duration,
+}
+
+/// Who sends a body.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sender {
+    /// Nothing is known against it.
+    Anyone,
+    /// Its signatures were wrong too often.
+    Suspect,
 }
 
 impl Default for Purse {
@@ -44,33 +57,35 @@ pub struct Paid {
     pub bytes: Vec<u8>,
     ordinary: Option<OwnedSemaphorePermit>,
     large: Option<OwnedSemaphorePermit>,
+    suspect: Option<OwnedSemaphorePermit>,
 }
 
 impl Purse {
     fn new(ordinary: usize, large: usize, deadline: Duration) -> Self {
-        Self { ordinary: Arc::new(Semaphore::new(ordinary)), large: Arc::new(Semaphore::new(large)), deadline }
+        let purse = |bytes| Arc::new(Semaphore::new(bytes));
+        Self { ordinary: purse(ordinary), large: purse(large), suspects: purse(SUSPECTS_PURSE), deadline }
     }
 
     /// Reads a body to its end.
     ///
     /// # Errors
     /// 413 when it is, or says that it is, larger than any of GitHub's; 408 when it does not end in
-    /// time; 503 when there is no memory for it now; 400 when the connection breaks.
-    pub async fn read(&self, headers: &HeaderMap, body: Body) -> Result<Paid, Failure> {
+    /// time; 503 when there is no memory for it now (of a suspect: 429); 400 when the connection breaks.
+    pub async fn read(&self, sender: Sender, headers: &HeaderMap, body: Body) -> Result<Paid, Failure> {
         if declared_length(headers).is_some_and(|length| length > MAX_BODY as u64) {
             return Err(too_large());
         }
-        tokio::time::timeout(self.deadline, self.read_to_end(body))
+        tokio::time::timeout(self.deadline, self.read_to_end(sender, body))
             .await
             .map_err(|_| Failure::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"))?
     }
 
-    async fn read_to_end(&self, mut body: Body) -> Result<Paid, Failure> {
-        let mut paid = Paid { bytes: Vec::new(), ordinary: None, large: None };
+    async fn read_to_end(&self, sender: Sender, mut body: Body) -> Result<Paid, Failure> {
+        let mut paid = Paid { bytes: Vec::new(), ordinary: None, large: None, suspect: None };
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| Failure::bad_request("the body broke off"))?;
             let Ok(chunk) = frame.into_data() else { continue };
-            self.pay(&mut paid, chunk.len())?;
+            self.pay(sender, &mut paid, chunk.len())?;
             // Doubling would keep up to twice of what is paid for.
             paid.bytes.reserve_exact(chunk.len().max(growth(paid.bytes.len())));
             paid.bytes.extend_from_slice(&chunk);
@@ -78,10 +93,13 @@ impl Purse {
         Ok(paid)
     }
 
-    fn pay(&self, paid: &mut Paid, more: usize) -> Result<(), Failure> {
+    fn pay(&self, sender: Sender, paid: &mut Paid, more: usize) -> Result<(), Failure> {
         let (before, after) = (paid.bytes.len(), paid.bytes.len() + more);
         if after > MAX_BODY {
             return Err(too_large());
+        }
+        if sender == Sender::Suspect {
+            return take(&self.suspects, &mut paid.suspect, more).map_err(|_| too_often());
         }
         let ordinary = after.min(ORDINARY) - before.min(ORDINARY);
         take(&self.ordinary, &mut paid.ordinary, ordinary)?;
@@ -113,6 +131,11 @@ const fn too_large() -> Failure {
     Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 25 MB")
 }
 
+/// What a suspect is told.
+pub(super) const fn too_often() -> Failure {
+    Failure::new(StatusCode::TOO_MANY_REQUESTS, "too many wrong signatures came from here: try again later")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,7 +145,7 @@ mod tests {
 
     async fn read(purse: &Purse, bytes: usize) -> Result<Paid, StatusCode> {
         let body = Body::from(vec![b'x'; bytes]);
-        purse.read(&HeaderMap::new(), body).await.map_err(|failure| failure.into_response().status())
+        purse.read(Sender::Anyone, &HeaderMap::new(), body).await.map_err(|failure| failure.into_response().status())
     }
 
     #[tokio::test]
@@ -137,9 +160,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn suspects_share_a_little_and_keep_nobody_else_out() {
+        let purse = Purse::new(ORDINARY, 0, LONG);
+        let of_suspect = async |bytes: usize| {
+            let body = Body::from(vec![b'x'; bytes]);
+            purse.read(Sender::Suspect, &HeaderMap::new(), body).await.map_err(|no| no.into_response().status())
+        };
+        let held = of_suspect(SUSPECTS_PURSE).await.expect("there is room for it");
+        assert_eq!(of_suspect(1).await.err(), Some(StatusCode::TOO_MANY_REQUESTS));
+        read(&purse, ORDINARY).await.expect("others have their own");
+        drop(held);
+        of_suspect(1).await.expect("it is given back");
+    }
+
+    #[tokio::test]
     async fn what_is_larger_than_github_sends_is_refused_before_it_is_read() {
         let headers = HeaderMap::from_iter([(header::CONTENT_LENGTH, (MAX_BODY + 1).into())]);
-        let refused = Purse::default().read(&headers, Body::empty()).await.err().expect("it is too large");
+        let refused =
+            Purse::default().read(Sender::Anyone, &headers, Body::empty()).await.err().expect("it is too large");
         assert_eq!(refused.into_response().status(), StatusCode::PAYLOAD_TOO_LARGE);
         assert_eq!(read(&Purse::default(), MAX_BODY + 1).await.err(), Some(StatusCode::PAYLOAD_TOO_LARGE));
     }
@@ -147,7 +185,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_body_that_does_not_end_is_cut() {
         let endless = Body::from_stream(futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>());
-        let cut = Purse::default().read(&HeaderMap::new(), endless).await.err().expect("it does not end");
+        let cut =
+            Purse::default().read(Sender::Anyone, &HeaderMap::new(), endless).await.err().expect("it does not end");
         assert_eq!(cut.into_response().status(), StatusCode::REQUEST_TIMEOUT);
     }
 }

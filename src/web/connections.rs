@@ -1,5 +1,9 @@
 //! Connections: how many there may be, who is at the other end, and how long they may take.
+//!
+//! On the public listener a part of the room is kept for who is known, so that strangers who fill the
+//! rest do not keep GitHub out.
 
+use super::sources::{Entry, Source, Sources};
 use axum::extract::Request;
 use axum_server::accept::Accept;
 use axum_server::{Address, Server};
@@ -7,19 +11,19 @@ use std::future::{Ready, ready};
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::Service;
 
 /// A request's head must be here by then, also the first of a connection.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
-/// A request's head has at most so many bytes.
-const MAX_HEAD: usize = 64 * 1024;
+/// A request's head has at most so many bytes; GitHub's have one thousand.
+const MAX_HEAD: usize = 16 * 1024;
 /// Headers of one request.
 const MAX_HEADERS: usize = 64;
 /// Requests at once on one HTTP/2 connection.
-const MAX_STREAMS: u32 = 64;
+const MAX_STREAMS: u32 = 16;
 /// What a client may send on one HTTP/2 stream before it is read, in bytes.
 const STREAM_WINDOW: u32 = 64 * 1024;
 /// What a client may send on one HTTP/2 connection before it is read, in bytes.
@@ -36,6 +40,8 @@ pub enum Peer {
     User(u32),
     /// Whoever reaches the address.
     Network,
+    /// Whoever reaches the public listener, by address.
+    Source(Source),
 }
 
 /// A stream that says who is at its other end.
@@ -48,7 +54,7 @@ impl Peered for TcpStream {
     fn peer(&self) -> io::Result<Peer> {
         // Small answers, each in one go: not to be held back for more.
         self.set_nodelay(true)?;
-        Ok(Peer::Network)
+        Ok(Peer::Source(self.peer_addr()?.ip().into()))
     }
 }
 
@@ -63,12 +69,48 @@ impl Peered for UnixStream {
 #[derive(Clone)]
 pub(super) struct Admit {
     room: Arc<Semaphore>,
+    public: Option<Public>,
+}
+
+/// What the public listener has beside the room for all.
+#[derive(Clone)]
+struct Public {
+    sources: Arc<Sources>,
+    /// Room for who is known, when the other is full.
+    kept: Arc<Semaphore>,
+}
+
+/// What a connection holds while it is open.
+struct Seat {
+    _room: OwnedSemaphorePermit,
+    _entry: Option<Entry>,
 }
 
 impl Admit {
     /// Room for `connections` at once.
     pub fn new(connections: usize) -> Self {
-        Self { room: Arc::new(Semaphore::new(connections)) }
+        Self { room: Arc::new(Semaphore::new(connections)), public: None }
+    }
+
+    /// Room for `connections` at once, and for so many more that are `kept` for known sources.
+    pub fn public(connections: usize, kept: usize, sources: Arc<Sources>) -> Self {
+        let public = Public { sources, kept: Arc::new(Semaphore::new(kept)) };
+        Self { public: Some(public), ..Self::new(connections) }
+    }
+
+    /// Who it is, as its requests are told, and its seat.
+    fn seat(&self, peer: Peer) -> Option<(Peer, Seat)> {
+        let room = || Arc::clone(&self.room).try_acquire_owned().ok();
+        match (peer, &self.public) {
+            (Peer::Source(source), Some(public)) => {
+                let entry = public.sources.enter(source, Instant::now())?;
+                let kept = || Arc::clone(&public.kept).try_acquire_owned().ok();
+                let room = room().or_else(|| if entry.is_known() { kept() } else { None })?;
+                Some((peer, Seat { _room: room, _entry: Some(entry) }))
+            }
+            (Peer::Source(_) | Peer::Network, _) => Some((Peer::Network, Seat { _room: room()?, _entry: None })),
+            (Peer::User(_), _) => Some((peer, Seat { _room: room()?, _entry: None })),
+        }
     }
 }
 
@@ -78,10 +120,9 @@ impl<I: Peered, S> Accept<I, S> for Admit {
     type Future = Ready<io::Result<(I, Admitted<S>)>>;
 
     fn accept(&self, stream: I, service: S) -> Self::Future {
-        let permit = Arc::clone(&self.room).try_acquire_owned().map_err(|_| io::Error::other("too many connections"));
-        ready(permit.and_then(|permit| {
-            let peer = stream.peer()?;
-            Ok((stream, Admitted { service, peer, _permit: Arc::new(permit) }))
+        ready(stream.peer().and_then(|peer| {
+            let (peer, seat) = self.seat(peer).ok_or_else(|| io::Error::other("too many connections"))?;
+            Ok((stream, Admitted { service, peer, _seat: Arc::new(seat) }))
         }))
     }
 }
@@ -91,7 +132,7 @@ impl<I: Peered, S> Accept<I, S> for Admit {
 pub(super) struct Admitted<S> {
     service: S,
     peer: Peer,
-    _permit: Arc<OwnedSemaphorePermit>,
+    _seat: Arc<Seat>,
 }
 
 impl<S, B> Service<Request<B>> for Admitted<S>

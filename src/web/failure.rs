@@ -4,6 +4,7 @@
 //! body. What the world reads are fixed sentences. The cause goes to the log alone, through
 //! [`crate::errors::chain`], with the route's template in place of its path.
 
+use super::headers::harden;
 use crate::api::{PROBLEM_JSON, Problem};
 use crate::errors::chain;
 use crate::secrets::SecretsError;
@@ -23,6 +24,9 @@ use uuid::Uuid;
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// When to try again what failed because something is away for now.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
+
+/// What a failure's answer keeps of the headers that were chosen for it.
+const KEPT: [HeaderName; 3] = [header::ALLOW, header::CONNECTION, header::RETRY_AFTER];
 
 /// Why a request is not answered as asked.
 #[derive(Clone, Debug)]
@@ -139,15 +143,18 @@ pub async fn finish(request: Request, next: Next) -> Response {
     };
     let told = response.extensions_mut().remove::<Failure>();
     if let Some(failure) = told.or_else(|| unexplained(response.status())) {
-        let allow = response.headers_mut().remove(header::ALLOW);
+        let kept = KEPT.map(|name| (response.headers_mut().remove(&name), name));
         failure.log(request_id, method.as_str(), route.as_ref().map_or("-", MatchedPath::as_str));
         response = failure.respond(request_id);
-        if let Some(allow) = allow {
-            response.headers_mut().insert(header::ALLOW, allow);
+        for (value, name) in kept {
+            if let Some(value) = value {
+                response.headers_mut().insert(name, value);
+            }
         }
     }
     let id = HeaderValue::from_str(&request_id.to_string()).expect("a UUID is a header value");
     response.headers_mut().insert(REQUEST_ID, id);
+    harden(&mut response);
     response
 }
 

@@ -3,16 +3,19 @@
 //! Nothing else, until there is a sign-in. The names of the routes are [`ROUTES`]; a test holds the
 //! router to the list.
 
-use super::body::Purse;
+use super::body::{Purse, Sender, too_often};
+use super::connections::Peer;
 use super::failure::{Failure, finish};
 use super::readiness::Readiness;
 use super::security_txt::SecurityTxt;
+use super::sources::{Source, Sources, WINDOW};
 use super::throttle::Throttle;
+use crate::intake::signature::is_well_formed;
 use crate::intake::{Delivery, Intake, IntakeError, Receipt};
 use crate::metrics::{DeliveryOutcome, Metrics};
 use axum::body::Body;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::{Extension, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -25,6 +28,8 @@ use std::time::{Duration, Instant};
 pub const ROUTES: [(&str, &str); 4] =
     [("POST", "/webhooks/github"), ("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/.well-known/security.txt")];
 
+/// GitHub's header of the signature.
+const SIGNATURE: &str = "x-hub-signature-256";
 /// A delivery is stored, or refused, by then: GitHub gives up after ten seconds.
 const STORE_DEADLINE: Duration = Duration::from_secs(8);
 
@@ -39,6 +44,8 @@ pub struct PublicState {
     pub metrics: Arc<Metrics>,
     /// Bounds the memory of bodies. One for the process.
     pub purse: Arc<Purse>,
+    /// What is known of who sends.
+    pub sources: Arc<Sources>,
     /// Whom to tell of a hole, if the operator says so.
     pub security_txt: Option<Arc<SecurityTxt>>,
 }
@@ -81,13 +88,23 @@ impl From<Receipt> for Accepted {
     }
 }
 
-async fn webhook(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Body) -> Result<Response, Failure> {
-    let (outcome, answer) = match receive(&shared.state, &headers, body).await {
+async fn webhook(
+    State(shared): State<Arc<Shared>>,
+    peer: Option<Extension<Peer>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let source = match peer {
+        Some(Extension(Peer::Source(source))) => Some(source),
+        Some(Extension(Peer::Network | Peer::User(_))) | None => None,
+    };
+    let (outcome, answer) = match receive(&shared.state, source, &headers, body).await {
         Ok(receipt) => {
             tell(receipt, &headers);
-            (outcome_of(receipt), Ok((StatusCode::ACCEPTED, Json(Accepted::from(receipt))).into_response()))
+            let answer = (StatusCode::ACCEPTED, Json(Accepted::from(receipt))).into_response();
+            (outcome_of(receipt), answer)
         }
-        Err((outcome, failure)) => (outcome, Err(failure)),
+        Err((outcome, failure)) => (outcome, refuse(outcome, failure)),
     };
     if outcome == DeliveryOutcome::BadSignature
         && let Some(count) = shared.forged.count(Instant::now())
@@ -101,21 +118,69 @@ async fn webhook(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bo
     answer
 }
 
-async fn receive(state: &PublicState, headers: &HeaderMap, body: Body) -> Result<Receipt, (DeliveryOutcome, Failure)> {
-    let paid = state.purse.read(headers, body).await.map_err(|failure| (DeliveryOutcome::Unread, failure))?;
+/// A stranger's connection is closed with the answer: each further try costs it a handshake.
+fn refuse(outcome: DeliveryOutcome, failure: Failure) -> Response {
+    let mut answer = failure.into_response();
+    if matches!(outcome, DeliveryOutcome::BadSignature | DeliveryOutcome::Limited | DeliveryOutcome::NotAllowed) {
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if outcome == DeliveryOutcome::Limited {
+        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(WINDOW.as_secs()));
+    }
+    answer
+}
+
+type Refused = (DeliveryOutcome, Failure);
+
+async fn receive(
+    state: &PublicState,
+    source: Option<Source>,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Receipt, Refused> {
+    let sender = admit(state, source, headers)?;
+    let unread = if sender == Sender::Suspect { DeliveryOutcome::Limited } else { DeliveryOutcome::Unread };
+    let paid = state.purse.read(sender, headers, body).await.map_err(|failure| (unread, failure))?;
     let delivery = Delivery {
         guid: text(headers, "x-github-delivery"),
         event: text(headers, "x-github-event"),
-        signature: text(headers, "x-hub-signature-256"),
+        signature: text(headers, SIGNATURE),
         body: &paid.bytes,
     };
-    let deadline = tokio::time::timeout(STORE_DEADLINE, state.intake.receive(&delivery));
-    match deadline.await {
+    let answer = match tokio::time::timeout(STORE_DEADLINE, state.intake.receive(&delivery)).await {
         Ok(outcome) => outcome.map_err(refusal),
         Err(_) => {
             Err((DeliveryOutcome::Unavailable, Failure::unavailable().detail("the delivery was not stored in time")))
         }
+    };
+    let is_forged = matches!(answer, Err((DeliveryOutcome::BadSignature, _)));
+    match source {
+        Some(source) if is_forged => state.sources.failed(source, Instant::now()),
+        Some(source) => state.sources.proved(source, Instant::now()),
+        None => {}
     }
+    if is_forged && sender == Sender::Suspect { Err(limited()) } else { answer }
+}
+
+/// What can be said before the body is read: whether this may be a delivery, and how far its sender is trusted.
+fn admit(state: &PublicState, source: Option<Source>, headers: &HeaderMap) -> Result<Sender, Refused> {
+    let now = Instant::now();
+    if source.is_some_and(|source| !state.sources.may_deliver(source, now)) {
+        let refused = Failure::new(StatusCode::FORBIDDEN, "deliveries are taken from GitHub's own addresses alone");
+        return Err((DeliveryOutcome::NotAllowed, refused));
+    }
+    let suspect = source.filter(|source| state.sources.is_suspect(*source, now));
+    if !is_well_formed(text(headers, SIGNATURE)) {
+        if let Some(source) = source {
+            state.sources.failed(source, now);
+        }
+        return Err(if suspect.is_some() { limited() } else { refusal(IntakeError::Signature) });
+    }
+    Ok(if suspect.is_some() { Sender::Suspect } else { Sender::Anyone })
+}
+
+const fn limited() -> Refused {
+    (DeliveryOutcome::Limited, too_often())
 }
 
 /// What an intake's error is to the world.

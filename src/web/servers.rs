@@ -8,8 +8,11 @@
 //! | metrics | `[admin] metrics_listen`, loopback by default; no names in it | whoever reaches it |
 
 use super::connections::{Admit, bound};
+use super::headers::over_tls;
+use super::sources::Sources;
 use super::tls::{Tls, TlsError, TlsMode};
 use axum::Router;
+use axum::middleware::from_fn;
 use axum_server::tls_rustls::RustlsAcceptor;
 use axum_server::{Address, Handle, Server};
 use nix::unistd::{Uid, geteuid};
@@ -18,13 +21,16 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Connections of the public listener at once.
-const PUBLIC_CONNECTIONS: usize = 512;
+const PUBLIC_CONNECTIONS: usize = 384;
+/// Further ones for who is known.
+const KEPT_CONNECTIONS: usize = 128;
 /// Connections of each other listener at once.
 const PRIVATE_CONNECTIONS: usize = 64;
 /// A client must have finished the TLS handshake by then.
@@ -154,7 +160,7 @@ impl<A> Running<A> {
     }
 }
 
-/// Starts the public listener. Give the [`Tls`] to whoever reloads certificates.
+/// Starts the public listener. `sources` is what the router knows too. Give the [`Tls`] to whoever reloads certificates.
 ///
 /// # Errors
 /// When the address or the certificate cannot be used.
@@ -162,6 +168,7 @@ pub fn start_public(
     listen: SocketAddr,
     mode: &TlsMode,
     router: Router,
+    sources: &Arc<Sources>,
     life: &Lifetime,
 ) -> Result<(Running<SocketAddr>, Option<Tls>), ServeError> {
     const KEY: &str = "[web] listen";
@@ -171,13 +178,15 @@ pub fn start_public(
     }
     let (listener, address) = bind_tcp(KEY, listen)?;
     let server = serve_tcp(listener, KEY, address)?;
-    let admit = Admit::new(PUBLIC_CONNECTIONS);
     let task = match &tls {
         Some(tls) => {
+            let admit = Admit::public(PUBLIC_CONNECTIONS, KEPT_CONNECTIONS, Arc::clone(sources));
+            let router = router.layer(from_fn(over_tls));
             let acceptor = RustlsAcceptor::new(tls.config()).handshake_timeout(HANDSHAKE_DEADLINE).acceptor(admit);
             run(server.acceptor(acceptor), router, life)
         }
-        None => run(server.acceptor(admit), router, life),
+        // The proxy is the only one that comes, and tells its own clients apart.
+        None => run(server.acceptor(Admit::new(PUBLIC_CONNECTIONS)), router, life),
     };
     Ok((Running { address, task }, tls))
 }
@@ -327,7 +336,8 @@ mod tests {
         let everywhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let admin = start_admin_tcp(everywhere, Router::new(), &Lifetime::default()).err();
         assert!(matches!(admin, Some(ServeError::NotLoopback { .. })));
-        let plain = start_public(everywhere, &TlsMode::Off, Router::new(), &Lifetime::default()).err();
+        let sources = Arc::new(Sources::new(crate::config::Allow::Anyone));
+        let plain = start_public(everywhere, &TlsMode::Off, Router::new(), &sources, &Lifetime::default()).err();
         assert!(matches!(plain, Some(ServeError::NotLoopback { .. })));
     }
 

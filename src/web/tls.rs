@@ -6,6 +6,7 @@ use axum_server::tls_rustls::RustlsConfig;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::ServerConfig;
 use rustls::crypto::ring::default_provider;
+use rustls::version::{TLS12, TLS13};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::path::{Path, PathBuf};
@@ -131,7 +132,7 @@ fn server_config(mode: &TlsMode) -> Result<Option<Arc<ServerConfig>>, TlsError> 
         TlsMode::SelfSigned { cert_file, names } => make(cert_file, names)?,
     };
     let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(&[&TLS13, &TLS12])
         .expect("ring offers TLS 1.2 and 1.3")
         .with_no_client_auth()
         .with_single_cert(chain, key)

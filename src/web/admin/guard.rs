@@ -69,11 +69,13 @@ fn judge(peer: Option<Peer>, request: &Request) -> Result<Option<Operator>, Fail
             let detail = "only the user that flyci runs as, and root, may use the admin socket: use sudo";
             Err(Failure::new(StatusCode::FORBIDDEN, "this user may not do that").detail(detail))
         }
-        Some(Peer::Network) if !is_local(request.headers()) => {
+        Some(Peer::Network | Peer::Source(_)) if !is_local(request.headers()) => {
             Err(Failure::new(StatusCode::FORBIDDEN, "the Host or Origin is not this machine"))
         }
-        Some(Peer::Network) if !matches!(*request.method(), Method::GET | Method::HEAD) => Err(read_only()),
-        Some(Peer::Network) => Ok(None),
+        Some(Peer::Network | Peer::Source(_)) if !matches!(*request.method(), Method::GET | Method::HEAD) => {
+            Err(read_only())
+        }
+        Some(Peer::Network | Peer::Source(_)) => Ok(None),
         None => Err(Failure::new(StatusCode::FORBIDDEN, "nobody knows who asks")),
     }
 }
@@ -121,7 +123,7 @@ impl Refusals {
         let Some(unwritten) = taken else { return };
         let actor = match peer {
             Some(Peer::User(uid)) => format!("user:{uid}"),
-            Some(Peer::Network) => "network".to_owned(),
+            Some(Peer::Network | Peer::Source(_)) => "network".to_owned(),
             None => "unknown".to_owned(),
         };
         // The path may hold an account's name, and whatever a stranger writes: its kind is told alone.

@@ -2,6 +2,7 @@
 
 use super::database::TestDatabase;
 use super::payload::Job;
+use flyci::config::Allow;
 use flyci::domain::ids::{HostId, VmId};
 use flyci::domain::profile::Profile;
 use flyci::intake::signature::WebhookSecrets;
@@ -18,7 +19,9 @@ use flyci::upkeep::trail::{self, Auditor};
 use flyci::wake::Wakes;
 use flyci::web::admin::{self, About, AdminState};
 use flyci::web::servers::{Lifetime, start_admin_socket, start_metrics, start_public};
-use flyci::web::{MetricsState, PublicState, Purse, Readiness, SecurityTxt, TlsMode, metrics_router, public_router};
+use flyci::web::{
+    MetricsState, PublicState, Purse, Readiness, SecurityTxt, Sources, TlsMode, metrics_router, public_router,
+};
 use hmac::{Hmac, KeyInit, Mac};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -27,7 +30,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use sha2::Sha256;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
@@ -37,13 +40,18 @@ use uuid::Uuid;
 /// What deliveries are signed with.
 const SECRET: &str = "It's a Secret to Everybody";
 
+/// Where a site over TLS writes the certificate that it made.
+pub const CERTIFICATE: &str = "web.crt";
+
 /// A daemon's web, on loopback.
 pub struct Site {
     pub db: TestDatabase,
     pub readiness: Arc<Readiness>,
     pub admin: AdminState,
-    /// Where deliveries are taken, in plain HTTP.
+    /// Where deliveries are taken: in plain HTTP, unless the site is [`Site::over_tls`].
     pub public: SocketAddr,
+    /// What is known of who delivers.
+    pub sources: Arc<Sources>,
     /// Where Prometheus asks.
     pub metrics: SocketAddr,
     socket: PathBuf,
@@ -70,6 +78,19 @@ impl Site {
     }
 
     pub async fn with(change: impl FnOnce(&mut Policy)) -> Self {
+        Self::start(change, Allow::Anyone, |_| TlsMode::Off).await
+    }
+
+    /// A site that the internet may reach: each sender is known by its address.
+    pub async fn over_tls(allow: Allow) -> Self {
+        let mode = |folder: &Path| TlsMode::SelfSigned {
+            cert_file: folder.join(CERTIFICATE),
+            names: vec!["localhost".to_owned()],
+        };
+        Self::start(|_| {}, allow, mode).await
+    }
+
+    async fn start(change: impl FnOnce(&mut Policy), allow: Allow, mode: impl FnOnce(&Path) -> TlsMode) -> Self {
         let (db, folder) = (TestDatabase::new().await, tempfile::tempdir().expect("a folder"));
         let ring = Arc::new(KeyRing::open_or_create(&folder.path().join("master.key")).expect("a new key"));
         let (wakes, metrics, readiness) =
@@ -83,9 +104,12 @@ impl Site {
             readiness: Arc::clone(&readiness),
             metrics: Arc::clone(&metrics),
             purse: Arc::new(Purse::default()),
+            sources: Arc::new(Sources::new(allow)),
             security_txt: Some(Arc::new(contact)),
         };
-        let (public, _) = start_public(loopback(), &TlsMode::Off, public_router(state), &life).expect("a port");
+        let (mode, sources) = (mode(folder.path()), Arc::clone(&state.sources));
+        let router = public_router(state);
+        let (public, _) = start_public(loopback(), &mode, router, &sources, &life).expect("a port");
         let told = MetricsState { metrics: Arc::clone(&metrics), pool: db.gateway.clone() };
         let prometheus = start_metrics(loopback(), metrics_router(told), &life).expect("a port");
         let admin = AdminState {
@@ -108,7 +132,7 @@ impl Site {
         let (pool, ends) = (db.gateway.clone(), life.stop.clone());
         tokio::spawn(async move { watched.watch_database(pool, ends).await });
         let (public, metrics) = (public.address, prometheus.address);
-        Self { db, readiness, admin, public, metrics, socket, life, folder }
+        Self { db, readiness, admin, public, sources, metrics, socket, life, folder }
     }
 
     /// Sends a delivery as GitHub does. Answers the status and the body.

@@ -7,13 +7,15 @@ use super::database::TestDatabase;
 use fake_github::runner::{Behaviour, Work};
 use fake_github::{AccountKind, Conclusion, FakeGitHub, Installation, JobHandle, JobScript, Options, Repo, Visibility};
 use flyci::app::{Daemon, Overrides, Upkeep};
-use flyci::config::Config;
+use flyci::config::{Config, TlsMode};
 use flyci::domain::ids::FleetId;
 use flyci::errors::chain;
 use flyci::github::GitHub;
 use flyci::guest::RunnerEnd;
 use flyci::hypervisor::fake::{FakeHypervisor, FakeOptions, FakeRunner, Fault, Step};
 use secrecy::{ExposeSecret, SecretString};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -42,6 +44,8 @@ pub struct Setup {
     pub pull: bool,
     /// The daemon is a gateway alone: hosts are started by the story.
     pub gateway_alone: bool,
+    /// The public listener speaks TLS, and this stands under `[web]`.
+    pub web_over_tls: Option<&'static str>,
 }
 
 /// A world with one organisation and one private repository.
@@ -152,6 +156,16 @@ impl World {
     /// What keeps the daemon and GitHub in agreement, to be stepped.
     pub fn upkeep(&self) -> Arc<Upkeep> {
         Arc::clone(self.daemon.as_ref().and_then(|daemon| daemon.upkeep.as_ref()).expect("a gateway runs"))
+    }
+
+    /// A path in the world's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Where deliveries are taken.
+    pub fn public(&self) -> SocketAddr {
+        self.daemon.as_ref().and_then(Daemon::public_address).expect("deliveries are taken")
     }
 
     /// The daemon's fleet.
@@ -318,8 +332,16 @@ async fn start_with(config: &Config, machines: &Arc<FakeHypervisor>) -> Daemon {
 
 async fn start(config: &Config, machines: &Arc<FakeHypervisor>, github: &FakeGitHub) -> Daemon {
     let daemon = start_with(config, machines).await;
-    if let Some(address) = daemon.public_address() {
-        github.set_webhook(&format!("http://{address}/webhooks/github"), None).expect("a URL");
+    match daemon.public_address() {
+        Some(address) if config.web.tls.mode == TlsMode::Off => {
+            github.set_webhook(&format!("http://{address}/webhooks/github"), None).expect("a URL");
+        }
+        Some(address) => {
+            let certificate = std::fs::read_to_string(config.data_dir.join("web.crt")).expect("the daemon made it");
+            let url = format!("https://localhost:{}/webhooks/github", address.port());
+            github.set_webhook(&url, Some(&certificate)).expect("a URL");
+        }
+        None => {}
     }
     daemon
 }
@@ -335,8 +357,9 @@ data_dir = "data"
 roles = [{roles}]
 [web]
 listen = "127.0.0.1:0"
+{web}
 [web.tls]
-mode = "off"
+mode = "{tls}"
 [admin]
 metrics_listen = "127.0.0.1:0"
 [github]
@@ -364,6 +387,8 @@ disk_free = "1GB"
 image = "any"
 {profile}
 "#,
+        web = setup.web_over_tls.unwrap_or_default(),
+        tls = if setup.web_over_tls.is_some() { "self-signed" } else { "off" },
         api = github.url(),
         app = github.app_id(),
         deliveries = if setup.pull { "intake = \"pull\"" } else { "webhook_secret_file = \"webhook.secret\"" },

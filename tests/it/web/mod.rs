@@ -3,5 +3,6 @@
 mod admin;
 mod metrics;
 mod public;
+mod sources;
 mod tls;
 mod why;

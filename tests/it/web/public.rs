@@ -134,12 +134,16 @@ async fn large_bodies_of_strangers_are_bounded_and_leave_room_for_deliveries() {
     assert_eq!(&answer, b"HTTP/1.1 503");
     let ordinary = site.deliver(&Job::queued(1)).await;
     assert_eq!(ordinary.status, StatusCode::ACCEPTED, "{ordinary:?}");
-    let too_large = site.post(&[], vec![b'x'; (25 << 20) + 1]).await;
+    let signature = sign(b"");
+    let too_large = site.post(&[("x-hub-signature-256", &signature)], vec![b'x'; (25 << 20) + 1]).await;
     assert_eq!(too_large.status, StatusCode::PAYLOAD_TOO_LARGE, "{too_large:?}");
 }
 
 fn head(length: usize) -> String {
-    format!("POST /webhooks/github HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n")
+    format!(
+        "POST /webhooks/github HTTP/1.1\r\nhost: localhost\r\nx-hub-signature-256: {}\r\ncontent-length: {length}\r\n\r\n",
+        sign(b"what they do not send")
+    )
 }
 
 #[tokio::test]

@@ -3,12 +3,14 @@
 use crate::support::site::{client_builder, loopback};
 use axum::Router;
 use axum::routing::get;
-use flyci::web::TlsMode;
+use flyci::config::Allow;
 use flyci::web::servers::{Lifetime, start_public};
+use flyci::web::{Sources, TlsMode};
 use rcgen::{CertificateParams, KeyPair};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 /// A client that trusts one certificate, and the version it got an answer in.
 async fn answered(port: u16, certificate: &[u8], http1: bool) -> Result<reqwest::Version, reqwest::Error> {
@@ -16,6 +18,10 @@ async fn answered(port: u16, certificate: &[u8], http1: bool) -> Result<reqwest:
     let builder = client_builder().tls_certs_only([certificate]);
     let client = if http1 { builder.http1_only() } else { builder }.build()?;
     Ok(client.get(format!("https://localhost:{port}/")).send().await?.version())
+}
+
+fn sources() -> Arc<Sources> {
+    Arc::new(Sources::new(Allow::Anyone))
 }
 
 fn write_pair(directory: &Path) -> Vec<u8> {
@@ -35,7 +41,7 @@ async fn both_versions_of_http_are_spoken_and_new_files_are_taken_while_serving(
     let mode = TlsMode::Files { cert_file: folder.path().join("cert.pem"), key_file: folder.path().join("key.pem") };
     let router = Router::new().route("/", get(async || "ok"));
     let life = Lifetime::default();
-    let (server, tls) = start_public(loopback(), &mode, router, &life).expect("it starts");
+    let (server, tls) = start_public(loopback(), &mode, router, &sources(), &life).expect("it starts");
     let port = server.address.port();
     assert_eq!(answered(port, &first, false).await.expect("it is trusted"), reqwest::Version::HTTP_2);
     assert_eq!(answered(port, &first, true).await.expect("it is trusted"), reqwest::Version::HTTP_11);
@@ -58,7 +64,7 @@ async fn a_certificate_made_at_start_is_written_for_clients_to_trust() {
     let cert_file = folder.path().join("self-signed.pem");
     let mode = TlsMode::SelfSigned { cert_file: cert_file.clone(), names: vec!["localhost".to_owned()] };
     let router = Router::new().route("/", get(async || "ok"));
-    let (server, _) = start_public(loopback(), &mode, router, &Lifetime::default()).expect("it starts");
+    let (server, _) = start_public(loopback(), &mode, router, &sources(), &Lifetime::default()).expect("it starts");
     let certificate = fs::read(cert_file).expect("it is written");
     answered(server.address.port(), &certificate, false).await.expect("it is trusted");
 }
