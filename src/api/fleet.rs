@@ -110,6 +110,9 @@ pub struct Host {
     pub drained_at: Option<DateTime<Utc>>,
     /// Images whose last boot failed here.
     pub failing_images: Vec<FailingImage>,
+    /// Images that it fetches, or could not fetch.
+    #[serde(default)]
+    pub pulls: Vec<super::Pull>,
     /// Profiles that it can boot: hardware, memory and image are there. Null: it has not said yet.
     #[serde(default)]
     pub can_boot: Option<Vec<String>>,

@@ -27,17 +27,22 @@
 //! | `GET /api/v1/audit/verify` [`VerifyQuery`] | | [`AuditVerdict`] |
 //! | `GET /api/v1/usage` [`UsageQuery`] | | [`Page`] of [`Usage`] |
 //! | `GET /api/v1/images` | | [`Page`] of [`Image`] |
+//! | `GET /api/v1/images/pins` | | [`Page`] of [`Pin`] |
+//! | `POST /api/v1/images/update` | [`UpdateImage`] | [`Done`] |
+//! | `POST /api/v1/images/rollback` | [`RollbackImage`] | [`Done`] |
 //! | `GET /api/v1/metrics` | | Prometheus text |
 //! | `GET /api/v1/openapi.json` | | the description of all this |
 //!
 //! Whatever fails is answered with [`Problem`], as `application/problem+json`.
 
 mod fleet;
+mod images;
 mod jobs;
 mod keys;
 mod ledger;
 
 pub use fleet::{Drain, FailingImage, Host, Image, Kill, Limit, Tenant, Vm, VmsQuery};
+pub use images::{Pin, PinUpdate, Pull, RejectedUpdate, RollbackImage, UpdateImage};
 pub use jobs::{Job, JobTimes, JobVm, JobsQuery, Reason, Refused, VmTimes, Why, WhyQuery};
 pub use keys::{Erasure, Export, ExportFrom, Keys, MasterKey};
 pub use ledger::{

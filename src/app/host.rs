@@ -22,6 +22,7 @@ use crate::store::hosts::{self, Introduction};
 use crate::store::vms::{self, Fence};
 use crate::store::{Applied, StoreError};
 use crate::troubles::Troubles;
+use crate::upkeep::follow::{Follower, Pauses};
 use crate::upkeep::{images, sweep};
 use crate::wake::Wakes;
 use sqlx::PgPool;
@@ -36,6 +37,8 @@ const DISPATCH_PERIOD: Duration = Duration::from_secs(2);
 const SWEEP_PERIOD: Duration = Duration::from_secs(60);
 /// How often a host says what it can boot.
 const OFFER_PERIOD: Duration = Duration::from_secs(10);
+/// How often a host looks which images it is to have.
+const FOLLOW_PERIOD: Duration = Duration::from_secs(10);
 /// How often unused images are looked for.
 const PRUNE_PERIOD: Duration = Duration::from_secs(3_600);
 /// How often a host says that it lives.
@@ -55,8 +58,8 @@ pub struct Host {
     pub hypervisor: Arc<dyn Hypervisor>,
     /// The templates.
     pub images: Images,
-    /// Which of them stay although nothing uses them.
-    pub keep: Keep,
+    /// How they come, and which of them stay although nothing uses them.
+    pub images_section: config::Images,
     /// Opens the JIT configs that are sealed to it.
     pub key: HostKey,
     /// The chip, as profiles name it.
@@ -105,7 +108,7 @@ pub fn build(
         hypervisor_name: section.hypervisor.as_str(),
         hypervisor,
         images,
-        keep: Keep { younger_than: config.images.keep.0, free: config.images.keep_free },
+        images_section: config.images.clone(),
         key: HostKey::open_or_create(&config.host_key_file())?,
         hardware: section.hardware.clone().unwrap_or_else(|| machine.hardware.clone()),
         capacity: capacity(section, machine.cpus, machine.memory),
@@ -228,7 +231,7 @@ impl Host {
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> Result<Arc<Machine>, StoreError> {
-        let (fence, keep) = (self.introduce().await?, self.keep);
+        let (fence, section) = (self.introduce().await?, self.images_section.clone());
         self.hypervisor.belongs_to(fence.host);
         let machine = Arc::new(Machine {
             pool: self.pool,
@@ -249,11 +252,7 @@ impl Host {
         let drivers = Drivers::new(Arc::clone(&machine), tasks);
         let dispatcher = Arc::new(Dispatcher::new(drivers, self.capacity, self.hardware));
         spawn_loops(loops, &dispatcher, shutdown);
-        let pruned = Arc::clone(&machine);
-        loops.spawn("images", PRUNE_PERIOD, Never, move || {
-            let machine = Arc::clone(&pruned);
-            async move { images::pass(&machine, keep).await.map(|_| More::No) }
-        });
+        spawn_images(loops, &dispatcher, section);
         Ok(machine)
     }
 
@@ -283,6 +282,34 @@ impl Host {
         tx.commit().await?;
         Ok(fence)
     }
+}
+
+/// The images that profiles name come by themselves, and those that nothing needs go.
+fn spawn_images(loops: &Loops, dispatcher: &Dispatcher, section: config::Images) {
+    let machine = Arc::clone(dispatcher.drivers().machine());
+    let keep = Keep { younger_than: section.keep.0, free: section.keep_free };
+    if let (Images::Store(store), true) = (&machine.images, machine.hypervisor.boots_pulled_images()) {
+        let follower = Arc::new(Follower {
+            pool: machine.pool.clone(),
+            host: machine.fence.host,
+            name: machine.name.clone(),
+            store: store.clone(),
+            section,
+            macos: dispatcher.macos(),
+            profiles: dispatcher.runnable(),
+            wakes: Arc::clone(&machine.wakes),
+            shutdown: machine.shutdown.clone(),
+            pauses: Pauses::default(),
+        });
+        loops.spawn("follow", FOLLOW_PERIOD, Never, move || {
+            let follower = Arc::clone(&follower);
+            async move { follower.pass().await.map(|_| More::No) }
+        });
+    }
+    loops.spawn("images", PRUNE_PERIOD, Never, move || {
+        let machine = Arc::clone(&machine);
+        async move { images::pass(&machine, keep).await.map(|_| More::No) }
+    });
 }
 
 fn spawn_loops(loops: &Loops, dispatcher: &Arc<Dispatcher>, shutdown: CancellationToken) {

@@ -5,6 +5,7 @@ use super::gateway::Gateway;
 use super::loops::{By, Loops, More, Never};
 use crate::intake::Intake;
 use crate::metrics::Metrics;
+use crate::store::audit::Trail;
 use crate::store::jobs::Patience;
 use crate::store::profiles;
 use crate::troubles::Troubles;
@@ -17,6 +18,7 @@ use crate::upkeep::redeliver::Redeliver;
 use crate::upkeep::registrations::Registrations;
 use crate::upkeep::rerun::Rerun;
 use crate::upkeep::rescue::Rescue;
+use crate::upkeep::rollouts;
 use crate::wake::Wakes;
 use chrono::Utc;
 use sqlx::PgPool;
@@ -37,6 +39,8 @@ const RESCUE_PERIOD: Duration = Duration::from_secs(5);
 const HOLDS_PERIOD: Duration = Duration::from_secs(5);
 /// How often lost jobs are looked for.
 const RERUN_PERIOD: Duration = Duration::from_secs(30);
+/// How often updates of images are looked at.
+const ROLLOUTS_PERIOD: Duration = Duration::from_secs(10);
 /// How often rows are pruned.
 const PRUNE_PERIOD: Duration = Duration::from_secs(600);
 /// How long after its vm's end a job's `completed` may come by itself before GitHub is asked.
@@ -70,6 +74,7 @@ pub struct Upkeep {
     /// Labels and descriptions of the profiles.
     offer: Arc<(Vec<String>, Vec<String>)>,
     retention: Retention,
+    trail: Trail,
     wakes: Arc<Wakes>,
 }
 
@@ -115,6 +120,7 @@ impl Upkeep {
             pool: pool.clone(),
             offer: Arc::new(offer(gateway)),
             retention: gateway.retention,
+            trail: gateway.vault.trail.clone(),
             wakes: Arc::clone(&gateway.vault.wakes),
         }
     }
@@ -157,6 +163,11 @@ impl Upkeep {
         loops.spawn("profiles", RECONCILE_PERIOD, Never, move || {
             let (pool, offer) = (pool.clone(), Arc::clone(&offer));
             async move { profiles::publish(&pool, &offer.0, &offer.1).await.map(|()| More::No) }
+        });
+        let (pool, trail) = (self.pool.clone(), self.trail.clone());
+        loops.spawn("rollouts", ROLLOUTS_PERIOD, Never, move || {
+            let (pool, trail) = (pool.clone(), trail.clone());
+            async move { rollouts::pass(&pool, &trail).await.map(|_| More::No) }
         });
         let (pool, retention) = (self.pool.clone(), self.retention);
         loops.spawn("prune", PRUNE_PERIOD, Never, move || {

@@ -1,7 +1,9 @@
 //! `flyci image …`: what vms are cloned from, on this host. Works on the data directory itself: the daemon
-//! need not run, and sees a new image at its next pass.
+//! need not run, and sees a new image at its next pass. What the whole fleet is to use is the daemon's to say
+//! (`pins.rs`).
 
 mod args;
+mod pins;
 mod registry;
 
 pub use args::ImageCommand;
@@ -34,7 +36,9 @@ pub async fn run(command: &ImageCommand, config: &Config, look: &Look) -> Result
         ImageStore::open(&config.data_dir).map_err(|error| CliError::part("the images cannot be read", error))?;
     match command {
         ImageCommand::Pull { reference } => registry::run_pull(reference, config, &store).await,
-        ImageCommand::Rollback { reference } => registry::run_rollback(reference, &store),
+        ImageCommand::Update(args) => pins::update(args, config).await,
+        ImageCommand::Rollback { reference } => pins::rollback(reference, config).await,
+        ImageCommand::Pins(args) => pins::list(args.json, config, look).await,
         ImageCommand::Push { image, reference } => registry::run_push(image, reference, config, &store).await,
         ImageCommand::Import { path, name } => registry::run_import(path, name.as_deref(), &store),
         ImageCommand::Prune { older_than, dry_run } => {

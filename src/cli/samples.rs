@@ -69,6 +69,7 @@ pub fn host(name: &str, state: &str, vms: u32) -> Host {
         drained_by: None,
         drained_at: None,
         failing_images: Vec::new(),
+        pulls: Vec::new(),
         can_boot: Some(vec!["flyci-macos-large".into()]),
         differs: Vec::new(),
     }

@@ -224,6 +224,13 @@ fn note(host: &Host, now: chrono::DateTime<chrono::Utc>) -> String {
             None => format!("{image} failed {}", times(failing.failures)),
         });
     }
+    for pull in &host.pulls {
+        notes.push(match (&pull.trouble, pull.total_bytes) {
+            (Some(_), _) => format!("cannot fetch {}", pull.reference),
+            (None, 0) => format!("fetches {}", pull.reference),
+            (None, total) => format!("fetches {}: {} %", pull.reference, pull.done_bytes.saturating_mul(100) / total),
+        });
+    }
     if let (Some(version), Some(until)) = (&host.runner_version, host.runner_cut_off_at) {
         notes.push(match between(now, until).is_zero() {
             true => format!("runner {version} is not served by GitHub"),

@@ -20,6 +20,8 @@ pub struct Images {
     pub keep: Span,
     /// Space that images leave free: a pull that would leave less is refused, and unused images go before `keep`.
     pub keep_free: Bytes,
+    /// Whether an image may go before its successor comes, where the disk has no room for both.
+    pub replace: bool,
     /// Where images of a registry are fetched instead: `REGISTRY=HOST/PREFIX`.
     pub mirrors: Vec<String>,
     /// Logins of registries, in the format of docker's configuration.
@@ -38,6 +40,7 @@ impl Images {
             concurrency: table.or("concurrency", 8),
             keep: table.or("keep", Span::seconds(30 * DAY)),
             keep_free: table.or("keep_free", Bytes(20 * GB)),
+            replace: table.or("replace", false),
             mirrors: table.or("mirrors", Vec::new()),
             credentials_file: table.path("credentials_file"),
             ca_file: table.path("ca_file"),

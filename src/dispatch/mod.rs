@@ -18,6 +18,7 @@ use crate::domain::profile::Profile;
 use crate::domain::reason::VmEnd;
 use crate::domain::vm::VmState;
 use crate::images::Images;
+use crate::images::registry::Reference;
 use crate::lifecycle::{Drivers, Machine};
 use crate::store::demand::{self, Binding};
 use crate::store::hosts::Health;
@@ -203,6 +204,18 @@ impl Dispatcher {
         Ok(())
     }
 
+    /// The profiles that the machine is large and new enough for.
+    #[must_use]
+    pub fn runnable(&self) -> Vec<Profile> {
+        self.machine().profiles.iter().filter(|profile| self.could_run(profile)).cloned().collect()
+    }
+
+    /// The macOS that the machine runs, if it does.
+    #[must_use]
+    pub const fn macos(&self) -> Option<MacosVersion> {
+        self.capacity.macos
+    }
+
     /// True when the machine is large and new enough for a profile.
     fn could_run(&self, profile: &Profile) -> bool {
         let need = Need { memory: profile.memory, cpus: profile.cpus };
@@ -244,7 +257,10 @@ impl Dispatcher {
         }
         let need = Need { memory: profile.memory, cpus: profile.cpus };
         let image = self.image(profile);
-        machine.troubles.set(&troubles::missing_image(&profile.label), image.as_ref().err().cloned());
+        // What comes from a registry by itself is told by how far it is (`upkeep::follow`).
+        let comes = machine.hypervisor.boots_pulled_images() && profile.image.parse::<Reference>().is_ok();
+        let missing = image.as_ref().err().filter(|_| !comes).cloned();
+        machine.troubles.set(&troubles::missing_image(&profile.label), missing);
         let Ok(image) = image else { return Ok(None) };
         let comes_up = live.iter().any(|vm| vm.image == image && is_coming_up(vm.state));
         let (at_least, at_most) = match hosts::health(&machine.pool, machine.fence.host, &image).await? {

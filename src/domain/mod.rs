@@ -8,6 +8,7 @@ pub mod job;
 pub mod labels;
 pub mod profile;
 pub mod reason;
+pub mod rollout;
 pub mod runner;
 pub mod runner_version;
 pub mod units;

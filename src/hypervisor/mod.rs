@@ -118,6 +118,11 @@ pub trait Hypervisor: Send + Sync + 'static {
         0
     }
 
+    /// Whether it boots what is pulled from registries: images of kind `vz`.
+    fn boots_pulled_images(&self) -> bool {
+        false
+    }
+
     /// The way to speak to the agent inside.
     fn guest(&self, vm: VmId) -> Arc<dyn Guest>;
 }

@@ -58,9 +58,6 @@ pub enum ImageError {
     /// There is none of that name.
     #[error("there is no image `{0}` on this host; `flyci image list` shows those there are")]
     Unknown(String),
-    /// There is nothing to go back to.
-    #[error("`{0}` stood for no other image that is still on this host; `flyci image list` shows those there are")]
-    NoPrevious(String),
     /// The reference fits several.
     #[error("`{reference}` fits {count} images; write more digits of the digest")]
     Ambiguous { reference: String, count: usize },

@@ -1,5 +1,5 @@
 //! Which image a tag stands for on this host: `tags.json`. A tag moves here only when somebody says so, never because
-//! it moved in its registry.
+//! it moved in its registry: the fleet's pins (`upkeep::follow`), or `flyci image pull` where there is none.
 
 use super::manifest::Digest;
 use super::registry::Reference;
@@ -17,12 +17,9 @@ const TAGS_LIMIT: u64 = 1 << 20;
 
 /// What a reference with a tag stands for.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Pointer {
+struct Pointer {
     /// The image.
-    pub digest: Digest,
-    /// The one before: where `flyci image rollback` goes.
-    pub previous: Option<Digest>,
+    digest: Digest,
 }
 
 /// What each reference stands for.
@@ -33,7 +30,7 @@ impl ImageStore {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn tags(&self) -> Result<Tags, ImageError> {
+    fn tags(&self) -> Result<Tags, ImageError> {
         let path = self.directory.join(TAGS_FILE);
         let mut text = String::new();
         match File::open(&path) {
@@ -45,20 +42,34 @@ impl ImageStore {
             .map_err(|error| ImageError::Broken { path, reason: format!("{TAGS_FILE} cannot be read: {error}") })
     }
 
-    /// From now on the reference stands for this image.
+    /// From now on the reference stands for this image on this host.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn point(&self, reference: &str, digest: &Digest) -> Result<(), ImageError> {
+        self.change(|tags| {
+            let pointer = Pointer { digest: digest.clone() };
+            tags.insert(reference.to_owned(), pointer.clone()).as_ref() != Some(&pointer)
+        })
+    }
+
+    /// From now on the reference stands for no image on this host.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn unpoint(&self, reference: &str) -> Result<(), ImageError> {
+        self.change(|tags| tags.remove(reference).is_some())
+    }
+
+    /// Changes the tags, whole or not at all. `change` answers whether it did.
+    fn change(&self, change: impl FnOnce(&mut Tags) -> bool) -> Result<(), ImageError> {
         let lock = self.directory.join(LOCK_FILE);
         let held = File::create(&lock).map_err(io_at("make the file", &lock))?;
         held.lock().map_err(io_at("lock", &lock))?;
         let mut tags = self.tags()?;
-        let before = tags.remove(reference).map(|pointer| pointer.digest);
-        if before.as_ref() == Some(digest) {
+        if !change(&mut tags) {
             return Ok(());
         }
-        tags.insert(reference.to_owned(), Pointer { digest: digest.clone(), previous: before });
         let path = self.directory.join(TAGS_FILE);
         let new = self.directory.join(format!(".{TAGS_FILE}.new"));
         let text = serde_json::to_vec_pretty(&tags).expect("texts are JSON");
@@ -71,23 +82,13 @@ impl ImageStore {
     }
 
     /// The image that a reference with a tag stands for, if it does and the image is here.
-    pub(super) fn pointed(&self, reference: &str) -> Result<Option<Digest>, ImageError> {
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn pointed(&self, reference: &str) -> Result<Option<Digest>, ImageError> {
         let Ok(reference) = reference.parse::<Reference>() else { return Ok(None) };
         let digest = self.tags()?.remove(&reference.to_string()).map(|pointer| pointer.digest);
         Ok(digest.filter(|digest| self.directory(digest).is_some()))
-    }
-
-    /// The reference stands for the image before again, and the present one becomes the one before.
-    ///
-    /// # Errors
-    /// There is none before, or it is not here any more.
-    pub fn roll_back(&self, reference: &Reference) -> Result<Digest, ImageError> {
-        let name = reference.to_string();
-        let previous = self.tags()?.remove(&name).and_then(|pointer| pointer.previous);
-        match previous.filter(|digest| self.directory(digest).is_some()) {
-            Some(digest) => self.point(&name, &digest).map(|()| digest),
-            None => Err(ImageError::NoPrevious(name)),
-        }
     }
 
     /// The images that the given references stand for.

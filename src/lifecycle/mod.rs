@@ -103,6 +103,12 @@ impl Machine {
         self.profiles.iter().find(|profile| profile.label == label)
     }
 
+    /// True when vms of its profile are made of another image now: a blank one is of no use any more.
+    fn is_outdated(&self, vm: &Vm) -> bool {
+        let now = self.profile(&vm.profile).map(|profile| self.images.find(&profile.image));
+        now.is_some_and(|found| found.is_none_or(|found| found.digest != vm.image))
+    }
+
     /// What a vm is made of.
     fn spec(&self, vm: &Vm) -> Result<VmSpec, DriverError> {
         let image = self.images.directory(&vm.image).ok_or_else(|| DriverError::ImageGone(vm.image.clone()))?;

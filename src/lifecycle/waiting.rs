@@ -22,6 +22,9 @@ pub(super) async fn ready(machine: &Machine, vm: &Vm, wake: &VmWake) -> Result<N
     if hosts::is_draining(&machine.pool, machine.fence.host).await? {
         return ending::stop(machine, vm, VmEnd::Drained).await;
     }
+    if machine.is_outdated(vm) {
+        return ending::stop(machine, vm, VmEnd::Surplus).await;
+    }
     let waited = vm.ready_at.map_or(Duration::ZERO, |at| (watch.now - at).to_std().unwrap_or_default());
     if waited >= machine.limits.idle && let_go(machine, vm).await? {
         return Ok(Next::Again);

@@ -15,6 +15,8 @@ pub mod external;
 pub mod fleet;
 pub mod github_holds;
 pub mod hosts;
+pub mod image_pins;
+pub mod image_pulls;
 pub mod jobs;
 pub mod keys;
 pub mod lost_jobs;

@@ -3,10 +3,11 @@
 //! Does not: fetch anything by itself, or touch an image that a vm or a profile uses.
 
 use crate::config;
-use crate::images::registry::{Keyring, Options};
-use crate::images::{ImageError, Images, Keep, PullOptions};
+use crate::images::registry::{Keyring, Options, Reference};
+use crate::images::{Digest, ImageError, Images, Keep, PullOptions};
 use crate::lifecycle::Machine;
-use crate::store::{StoreError, vms};
+use crate::store::{StoreError, image_pins, vms};
+use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
 
@@ -30,9 +31,16 @@ pub async fn pass(machine: &Machine, keep: Keep) -> Result<usize, PruneError> {
     let Images::Store(store) = machine.images.clone() else { return Ok(0) };
     let live = vms::live(&machine.pool, machine.fence.host).await?;
     let profiles: Vec<String> = machine.profiles.iter().map(|profile| profile.image.clone()).collect();
+    // On a canary too, which goes back to it if its candidate is given up.
+    let mut pinned = HashSet::new();
+    for reference in profiles.iter().filter_map(|image| image.parse::<Reference>().ok()) {
+        let pin = image_pins::find(&machine.pool, &reference.to_string()).await?;
+        pinned.extend(pin.and_then(|pin| pin.digest.parse::<Digest>().ok()));
+    }
     let pruned = tokio::task::spawn_blocking(move || {
         // A vm is only made of a profile's image: none of these can begin to be used meanwhile.
         let mut used = store.named(profiles.iter().map(String::as_str))?;
+        used.extend(pinned);
         used.extend(live.iter().filter_map(|vm| vm.image.parse().ok()));
         store.mark_used(&used)?;
         store.prune(&keep, &used, false)
@@ -80,5 +88,6 @@ pub fn pull_options(section: &config::Images) -> Result<PullOptions, OptionsErro
         registry: registry_options(section)?,
         concurrency: section.concurrency as usize,
         reserve: section.keep_free,
+        macos: None,
     })
 }

@@ -10,7 +10,9 @@
 //! | [`holds`] | gateway | until when GitHub holds calls back: what one gateway was told, all obey |
 //! | [`rescue`] | gateway | vms of hosts that went silent, so that their demand counts again |
 //! | [`rerun`] | gateway | jobs that we lost, by having GitHub run them again |
-//! | [`images`] | host | images that its profiles need, and those that nothing needs |
+//! | [`follow`] | host | images that its profiles name: pulled as they are pinned |
+//! | [`rollouts`] | gateway | updates of images, by what their canary has shown |
+//! | [`images`] | host | images that nothing needs |
 //! | [`erase`] | gateway | tenants that are to be forgotten |
 //! | [`keys`] | gateway | the master key: rotated, and destroyed when nothing needs it |
 //! | [`prune`] | gateway | rows beyond their retention |
@@ -21,6 +23,7 @@ pub mod backfill;
 mod budget;
 pub mod doubts;
 pub mod erase;
+pub mod follow;
 pub mod holds;
 pub mod images;
 pub mod keys;
@@ -31,5 +34,6 @@ pub mod redeliver;
 pub mod registrations;
 pub mod rerun;
 pub mod rescue;
+pub mod rollouts;
 pub mod sweep;
 pub mod trail;

@@ -57,6 +57,12 @@ impl Failure {
         Self::new(StatusCode::NOT_FOUND, "there is no such thing").detail(detail)
     }
 
+    /// What is asked does not go with how things are.
+    #[must_use]
+    pub fn conflict(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "it cannot be done as things are").detail(detail)
+    }
+
     /// Something we need is away for now.
     #[must_use]
     pub const fn unavailable() -> Self {

@@ -339,7 +339,7 @@ async fn what_cannot_fit_is_refused_before_its_first_byte() {
     let scene = Scene::new(35).await;
     let proxy = scene.proxy(|_| Deed::Pass).await;
     let reference = proxy.image("mac/base:1").parse().expect("a reference");
-    let pull_options = PullOptions { registry: options(), concurrency: 3, reserve: Bytes(u64::MAX / 2) };
+    let pull_options = PullOptions { registry: options(), concurrency: 3, reserve: Bytes(u64::MAX / 2), macos: None };
     let error = pull(&scene.host.store, &reference, &pull_options, &Progress::default()).await.expect_err("no room");
     let needed = scene.disk.len() + 70_000 + config().len();
     assert!(error.to_string().starts_with(&format!("the image needs {needed}B of disk")), "{error}");

@@ -2,5 +2,6 @@
 //! that does what registries and networks do on a bad day.
 
 mod bad_days;
+mod follow;
 mod pulls;
 mod support;

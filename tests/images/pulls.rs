@@ -92,12 +92,8 @@ async fn a_tag_moves_here_only_when_it_is_pulled() {
     assert_eq!(host.store.find(&tag).expect("found").digest.to_string(), old);
     host.pull(&tag).await.expect("pulled");
     assert_eq!(host.store.find(&tag).expect("found").digest.to_string(), new);
-    let reference = tag.parse().expect("a reference");
-    assert_eq!(host.store.roll_back(&reference).expect("it is here").to_string(), old);
-    assert_eq!(host.store.find(&tag).expect("found").digest.to_string(), old);
-    assert_eq!(host.store.roll_back(&reference).expect("it is here").to_string(), new, "and forth");
-    host.store.remove(&old.parse().expect("a digest"), &HashSet::new()).expect("removed");
-    assert!(matches!(host.store.roll_back(&reference), Err(ImageError::NoPrevious(_))));
+    host.store.unpoint(&tag).expect("written");
+    assert!(matches!(host.store.find(&tag), Err(ImageError::Unknown(_))), "it stands for nothing");
 }
 
 #[tokio::test]

@@ -1,12 +1,12 @@
-//! `flyci image pull`, `rollback`, `push`, `import` and `prune`.
+//! `flyci image pull`, `push`, `import` and `prune`.
 
-use super::{failed_to, find, in_use};
+use super::{failed_to, find, in_use, pins};
 use crate::cli::exit::{CliError, DONE};
 use crate::cli::human::{plural, size, span};
 use crate::cli::out;
 use crate::cli::progress::Line;
 use crate::config::Config;
-use crate::images::registry::Reference;
+use crate::images::registry::{Reference, Version};
 use crate::images::tart::CHUNK;
 use crate::images::{Image, ImageStore, Keep, Progress, Snapshot, import_bundle, is_bundle, pull, push};
 use crate::upkeep::images::{pull_options, registry_options};
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// How often the line of progress changes.
 const TICK: Duration = Duration::from_millis(500);
 
-fn parse(reference: &str) -> Result<Reference, CliError> {
+pub(super) fn parse(reference: &str) -> Result<Reference, CliError> {
     reference.parse().map_err(|error| CliError::part("nothing was done", error))
 }
 
@@ -30,9 +30,14 @@ pub async fn run_pull(reference: &str, config: &Config, store: &ImageStore) -> R
     let reference = parse(reference)?;
     let failed = |error| CliError::part(format!("{reference} was not pulled"), error);
     let options = pull_options(&config.images).map_err(|error| CliError::part("nothing was pulled", error))?;
+    let pinned = pins::digest_of(&reference, config).await?;
+    let source = pinned.map_or_else(|| reference.clone(), |digest| reference.at(digest));
     let (progress, begun) = (Progress::default(), Instant::now());
     let line = Line::start("asking the registry");
-    let image = watch(pull(store, &reference, &options, &progress), &progress, &line).await.map_err(failed)?;
+    let image = watch(pull(store, &source, &options, &progress), &progress, &line).await.map_err(failed)?;
+    if let Version::Tag(_) = reference.version {
+        store.point(&reference.to_string(), &image.digest).map_err(failed_to("the image came, and has no tag"))?;
+    }
     let Snapshot { fetched, reused, .. } = progress.now();
     let time = span(begun.elapsed());
     line.done(&match (fetched, reused) {
@@ -41,14 +46,6 @@ pub async fn run_pull(reference: &str, config: &Config, store: &ImageStore) -> R
         (_, _) => format!("fetched {} in {time}; {} were here already", size(fetched), size(reused)),
     });
     out::print(&shown(&image))?;
-    Ok(DONE)
-}
-
-/// `flyci image rollback`.
-pub fn run_rollback(reference: &str, store: &ImageStore) -> Result<u8, CliError> {
-    let reference = parse(reference)?;
-    let digest = store.roll_back(&reference).map_err(failed_to("the tag stays where it is"))?;
-    out::print(&format!("{reference} stands for {digest} again; new vms are made of it.\n"))?;
     Ok(DONE)
 }
 

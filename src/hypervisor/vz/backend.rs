@@ -236,6 +236,10 @@ impl Hypervisor for Vz {
         self.list_now()
     }
 
+    fn boots_pulled_images(&self) -> bool {
+        true
+    }
+
     fn lost_slots(&self) -> u32 {
         self.lost().count(now())
     }

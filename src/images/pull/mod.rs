@@ -13,6 +13,7 @@ use super::registry::{Access, Options, Reference, RegistryError, Repository, Ver
 use super::tart::layout::{Layout, LayoutFault};
 use super::tart::{CONFIG_FILE, ConfigFault, DISK_FILE, NVRAM_FILE, REGISTRY_MANIFEST_FILE, TartConfig, lz4};
 use super::{Image, ImageError, ImageStore};
+use crate::domain::admission::MacosVersion;
 use crate::domain::units::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use layer::Layers;
@@ -33,6 +34,8 @@ pub struct PullOptions {
     pub concurrency: usize,
     /// Space that must be left when all is written.
     pub reserve: Bytes,
+    /// The macOS that is to boot the image; `None`: it is not asked whether it can.
+    pub macos: Option<MacosVersion>,
 }
 
 /// How far a pull is. Written by the pull, read by whoever shows it.
@@ -88,6 +91,11 @@ pub enum PullError {
     /// It is no image that flyci boots.
     #[error("the image cannot be booted")]
     Config(#[from] ConfigFault),
+    /// This machine's system cannot boot it.
+    #[error(
+        "the image boots on macOS {needs} and later, and this Mac runs {has}: update its macOS, or choose another image"
+    )]
+    TooNew { needs: MacosVersion, has: MacosVersion },
     /// Somebody else pulls it.
     #[error("another flyci on this host is pulling {0}; wait for its end")]
     Busy(Digest),
@@ -129,6 +137,7 @@ impl PullError {
             Self::Busy(_) | Self::Store(_) | Self::Space { .. } => true,
             Self::Layout(_)
             | Self::Config(_)
+            | Self::TooNew { .. }
             | Self::Full(_)
             | Self::Wrong { .. }
             | Self::Size { .. }
@@ -167,6 +176,11 @@ pub async fn pull(
             let config = repository.small_blob(&layout.config).await?;
             let guest = TartConfig::parse(&config)?;
             let manifest = describe(reference, &digest, &layout, &config, &text, &guest)?;
+            if let (Some(needs), Some(has)) = (manifest.minimum_macos, options.macos)
+                && has < needs
+            {
+                return Err(PullError::TooNew { needs, has });
+            }
             let work = Work::begin(&store.directory, &digest)?;
             let pull = Pull { store, repository, options, progress, layout, work };
             pull.run(manifest, &config, &text).await?

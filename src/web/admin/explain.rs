@@ -10,7 +10,9 @@ use crate::domain::job::JobState;
 use crate::domain::profile::Profile;
 use crate::domain::reason::{JobEnd, Waiting};
 use crate::domain::vm::VmState;
+use crate::images::registry::Reference;
 use crate::store::hosts::{self, Host, ImageHealth};
+use crate::store::image_pulls::{self, PullRow};
 use crate::store::refusals::Refusal;
 use crate::store::views::{self, JobRow, JobVmRow, Load, TenantLoad};
 use crate::troubles::{self, Troubles};
@@ -36,6 +38,8 @@ pub struct Facts {
     pub failing: Vec<ImageHealth>,
     /// Images whose runner GitHub refuses.
     pub too_old: Vec<String>,
+    /// What hosts fetch.
+    pub pulls: Vec<PullRow>,
     /// What this process found wrong.
     pub troubles: Arc<Troubles>,
     /// Queued jobs of the profile that are older than the one asked about, and all of them.
@@ -55,6 +59,7 @@ impl Facts {
             tenants,
             failing: hosts::failing_images(&state.pool).await?,
             too_old: views::too_old_images(&state.pool).await?,
+            pulls: image_pulls::all(&state.pool).await?,
             troubles: Arc::clone(&state.troubles),
             place: None,
         })
@@ -235,7 +240,7 @@ fn supply(job: &JobRow, profile: &Profile, facts: &Facts) -> Reason {
         );
     }
     if fit.is_empty() {
-        return no_host(profile, facts);
+        return pulling(profile, facts).unwrap_or_else(|| no_host(profile, facts));
     }
     let able: Vec<&Host> = fit.iter().copied().filter(|host| host.serves(job.tenant)).collect();
     if able.is_empty() {
@@ -264,6 +269,39 @@ fn supply(job: &JobRow, profile: &Profile, facts: &Facts) -> Reason {
         );
     }
     full(job, &able, &heard, facts)
+}
+
+/// The image comes to hosts that can run the profile then.
+fn pulling(profile: &Profile, facts: &Facts) -> Option<Reason> {
+    let reference = profile.image.parse::<Reference>().ok()?.to_string();
+    let pulls: Vec<&PullRow> = facts.pulls.iter().filter(|pull| pull.reference == reference).collect();
+    // The furthest one says how long it takes.
+    let best = pulls.iter().filter(|pull| pull.trouble.is_none()).max_by_key(|pull| pull.done);
+    let (pull, fix) = match best {
+        Some(pull) => (pull, None),
+        None => (pulls.first()?, Some("mend what it says; flyci tries again by itself, at the latest in ten minutes")),
+    };
+    let evidence = format!("{} {}", pull.host, pull_progress(pull));
+    Some(because(Waiting::ImagePulling, evidence, fix.map(str::to_owned)))
+}
+
+/// How far a pull is: `fetches ghcr.io/…: 43 % of 27 GB, 4 min left`.
+fn pull_progress(pull: &PullRow) -> String {
+    if let Some(trouble) = &pull.trouble {
+        return format!("could not fetch {}: {trouble}", pull.reference);
+    }
+    if pull.total == 0 && pull.replaces {
+        return format!("makes room for {}: vms of the image before come to their end", pull.reference);
+    }
+    if pull.total == 0 {
+        return format!("begins to fetch {}", pull.reference);
+    }
+    let percent = pull.done.saturating_mul(100) / pull.total;
+    let seconds = (pull.updated_at - pull.begun_at).num_seconds();
+    let left = (pull.total - pull.done).max(0).saturating_mul(seconds).checked_div(pull.done).unwrap_or(0);
+    let left = if left == 0 { String::new() } else { format!(", {} min left", left / 60 + 1) };
+    let gigabytes = pull.total.unsigned_abs().div_ceil(1_000_000_000);
+    format!("fetches {}: {percent} % of {gigabytes} GB{left}", pull.reference)
 }
 
 fn no_host(profile: &Profile, facts: &Facts) -> Reason {

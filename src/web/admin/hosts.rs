@@ -1,17 +1,17 @@
-//! `/hosts` and `/images`.
+//! `/hosts`.
 
 use super::guard::Operator;
+use super::images::show_pull;
 use super::input::{Body, reason, whole};
 use super::vms::count;
 use super::{AdminState, RunnerReleases, record};
 use crate::api;
-use crate::store::StoreError;
 use crate::store::hosts::{self, Drain, Host, ImageHealth};
 use crate::store::views::{self, Load};
+use crate::store::{StoreError, image_pulls};
 use crate::web::failure::Failure;
 use axum::Json;
 use axum::extract::{Path, State};
-use std::collections::BTreeMap;
 
 /// A host that was not heard of for so many seconds is silent: it speaks every five.
 pub const SILENT_AFTER_S: f64 = 30.0;
@@ -27,8 +27,13 @@ pub async fn list(State(state): State<AdminState>) -> Result<Json<api::Page<api:
 pub async fn read(state: &AdminState) -> Result<Vec<api::Host>, Failure> {
     let (load, _) = views::load(&state.pool).await?;
     let failing = hosts::failing_images(&state.pool).await?;
+    let pulls = image_pulls::all(&state.pool).await?;
     let rows = hosts::all(&state.pool).await?;
-    Ok(rows.into_iter().map(|host| show(host, &load, &failing, &state.releases)).collect())
+    let shown = rows.into_iter().map(|host| {
+        let pulls = pulls.iter().filter(|pull| pull.host == host.name).map(show_pull).collect();
+        api::Host { pulls, ..show(host, &load, &failing, &state.releases) }
+    });
+    Ok(shown.collect())
 }
 
 /// `POST /hosts/drain`
@@ -139,12 +144,13 @@ fn show(host: Host, load: &[Load], failing: &[ImageHealth], releases: &RunnerRel
         drain_reason: host.drain_reason,
         drained_by: host.drained_by,
         drained_at: host.drained_at,
+        pulls: Vec::new(),
         can_boot: host.can_boot,
         differs: host.differs.unwrap_or_default(),
     }
 }
 
-fn show_failing(health: &ImageHealth) -> api::FailingImage {
+pub(super) fn show_failing(health: &ImageHealth) -> api::FailingImage {
     api::FailingImage {
         host: health.host.clone(),
         image: health.image.clone(),
@@ -152,33 +158,4 @@ fn show_failing(health: &ImageHealth) -> api::FailingImage {
         last_failure: health.last_failure.clone(),
         quarantined_until: health.quarantined_until,
     }
-}
-
-/// `GET /images`
-pub async fn images(State(state): State<AdminState>) -> Result<Json<api::Page<api::Image>>, Failure> {
-    let newest = views::newest_images(&state.pool).await?;
-    let mut images: BTreeMap<String, api::Image> = BTreeMap::new();
-    for row in views::images(&state.pool).await? {
-        let image = entry(&mut images, &row.image);
-        (image.vms, image.last_ready_at) = (count(row.vms), row.last_ready_at);
-    }
-    for health in hosts::failing_images(&state.pool).await? {
-        entry(&mut images, &health.image).failing.push(show_failing(&health));
-    }
-    for profile in &state.about.profiles {
-        // A profile may name its image otherwise than by the digest that its vms have.
-        let digest = newest.iter().find(|(label, _)| *label == profile.label).map(|(_, digest)| digest.as_str());
-        entry(&mut images, digest.unwrap_or(&profile.image)).profiles.push(profile.label.clone());
-    }
-    Ok(Json(whole(images.into_values().collect())))
-}
-
-fn entry<'a>(images: &'a mut BTreeMap<String, api::Image>, name: &str) -> &'a mut api::Image {
-    images.entry(name.to_owned()).or_insert_with(|| api::Image {
-        image: name.to_owned(),
-        profiles: Vec::new(),
-        vms: 0,
-        last_ready_at: None,
-        failing: Vec::new(),
-    })
 }

@@ -7,6 +7,7 @@ mod explain;
 mod export;
 mod guard;
 mod hosts;
+mod images;
 mod input;
 mod jobs;
 mod keys;
@@ -96,7 +97,7 @@ pub struct AdminState {
 }
 
 /// Every route of the API, with its methods; `{}` is a path parameter's place.
-pub const ROUTES: [(&str, &str); 26] = [
+pub const ROUTES: [(&str, &str); 29] = [
     ("GET", "/api/v1/status"),
     ("GET", "/api/v1/jobs"),
     ("GET", "/api/v1/jobs/{id}/why"),
@@ -121,6 +122,9 @@ pub const ROUTES: [(&str, &str); 26] = [
     ("GET", "/api/v1/audit/verify"),
     ("GET", "/api/v1/usage"),
     ("GET", "/api/v1/images"),
+    ("GET", "/api/v1/images/pins"),
+    ("POST", "/api/v1/images/update"),
+    ("POST", "/api/v1/images/rollback"),
     ("GET", "/api/v1/metrics"),
     ("GET", "/api/v1/openapi.json"),
 ];
@@ -152,7 +156,10 @@ pub fn router(state: AdminState) -> Router {
         .route("/audit/head", get(ledger::heads))
         .route("/audit/verify", get(ledger::verify))
         .route("/usage", get(ledger::usage))
-        .route("/images", get(hosts::images))
+        .route("/images", get(images::images))
+        .route("/images/pins", get(images::pins))
+        .route("/images/update", post(images::update))
+        .route("/images/rollback", post(images::rollback))
         .route("/metrics", get(status::metrics))
         .route("/openapi.json", get(openapi::serve))
         .with_state(state);

@@ -92,6 +92,13 @@ fn operation(schemas: &mut SchemaGenerator, method: &str, path: &str) -> Option<
             Operation::reads::<Page<api::Usage>>(s, "What accounts used, by UTC day").query::<api::UsageQuery>(s)
         }
         ("GET", "/images") => Operation::reads::<Page<api::Image>>(s, "Images, as far as the tables know them"),
+        ("GET", "/images/pins") => Operation::reads::<Page<api::Pin>>(s, "What tags stand for, and updates under way"),
+        ("POST", "/images/update") => {
+            Operation::changes(s, "Lets a tag stand for another image, on one host first").body::<api::UpdateImage>(s)
+        }
+        ("POST", "/images/rollback") => {
+            Operation::changes(s, "Lets a tag stand for the image before again").body::<api::RollbackImage>(s)
+        }
         ("GET", "/metrics") => Operation::other("What Prometheus reads"),
         ("GET", "/openapi.json") => Operation::other("This description"),
         _ => return None,

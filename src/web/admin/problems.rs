@@ -4,6 +4,7 @@ use super::{AdminState, runner_age};
 use crate::api::{Host, Trouble};
 use crate::domain::reason::Waiting;
 use crate::store::delivery_log::Health;
+use crate::store::image_pins;
 use crate::store::tenants::{self, Admission};
 use crate::store::views;
 use crate::web::failure::Failure;
@@ -14,6 +15,8 @@ use std::fmt::Display;
 const EACH: i64 = 5;
 /// GitHub's log is read at least each minute: later than this it is not, in seconds.
 const UNREAD_AFTER_S: i64 = 600;
+/// An update that was given up is told for so long.
+const TOLD_FOR: chrono::Duration = chrono::Duration::hours(24);
 /// A vm that is being destroyed for longer is stuck, in seconds.
 const STUCK_AFTER_S: f64 = 120.0;
 
@@ -40,6 +43,8 @@ pub async fn read(state: &AdminState, hosts: &[Host], log: &Health) -> Result<Ve
     all.extend(silent(hosts));
     all.extend(runner_age::troubles(hosts, chrono::Utc::now()));
     all.extend(quarantined(hosts));
+    all.extend(pulls(hosts));
+    all.extend(rejected(state).await?);
     all.extend(runners(state).await?);
     all.extend(stuck(state).await?);
     all.extend(missed(log, &state.about.intake, chrono::Utc::now()));
@@ -98,6 +103,33 @@ fn quarantined(hosts: &[Host]) -> impl Iterator<Item = Trouble> {
             },
         ))
     })
+}
+
+/// Images that do not come.
+fn pulls(hosts: &[Host]) -> impl Iterator<Item = Trouble> + '_ {
+    hosts.iter().flat_map(|host| host.pulls.iter().map(move |pull| (host, pull))).filter_map(|(host, pull)| {
+        let why = pull.trouble.as_deref()?;
+        Some(trouble(
+            format!("{} could not fetch {}", host.name, pull.reference),
+            why,
+            "mend what it says; flyci tries again by itself, at the latest in ten minutes",
+        ))
+    })
+}
+
+/// Updates of images that were given up lately.
+async fn rejected(state: &AdminState) -> Result<Vec<Trouble>, Failure> {
+    let since = Utc::now() - TOLD_FOR;
+    let given_up =
+        image_pins::all(&state.pool).await?.into_iter().filter_map(|pin| Some((pin.reference, pin.rejected?)));
+    let told = given_up.filter(|(_, rejected)| rejected.at > since).map(|(reference, rejected)| {
+        trouble(
+            format!("the update of {reference} was given up"),
+            format!("{}: {}", rejected.candidate, rejected.why),
+            "no job was moved to it; flyci image update tries the tag's newest image again",
+        )
+    });
+    Ok(told.collect())
 }
 
 async fn runners(state: &AdminState) -> Result<Vec<Trouble>, Failure> {

@@ -94,7 +94,7 @@ impl Home {
 
     pub async fn pull_with(&self, reference: &str, registry: Options) -> Result<(Image, Snapshot), PullError> {
         let (reference, progress) = (reference.parse().expect("a reference"), Progress::default());
-        let options = PullOptions { registry, concurrency: 3, reserve: Bytes(0) };
+        let options = PullOptions { registry, concurrency: 3, reserve: Bytes(0), macos: None };
         let image = pull(&self.store, &reference, &options, &progress).await?;
         Ok((image, progress.now()))
     }

@@ -96,7 +96,10 @@ impl Site {
         let (wakes, metrics, readiness) =
             (Arc::new(Wakes::default()), Arc::new(Metrics::new(chrono::Utc::now())), Arc::new(Readiness::default()));
         let trail = trail::open(&db.gateway, &ring, "site").await.expect("the trail has a key");
-        let intake = intake(&db, &ring, &trail, &wakes, change);
+        let mut policy = policy();
+        change(&mut policy);
+        let about = about(&db, &policy).await;
+        let intake = intake(&db, &ring, &trail, &wakes, policy);
         let life = Lifetime::default();
         let contact = SecurityTxt::new(&contact(), None);
         let state = PublicState {
@@ -124,7 +127,7 @@ impl Site {
             troubles: Arc::default(),
             metrics,
             releases: Arc::default(),
-            about: Arc::new(about(&db).await),
+            about: Arc::new(about),
         };
         let socket = folder.path().join("run/admin.sock");
         start_admin_socket(&socket, admin::router(admin.clone()), &life).expect("a socket");
@@ -255,20 +258,16 @@ pub fn eraser(db: &TestDatabase, ring: &Arc<KeyRing>, trail: &Trail, wakes: &Arc
     }
 }
 
-fn intake(
-    db: &TestDatabase,
-    ring: &Arc<KeyRing>,
-    trail: &Trail,
-    wakes: &Arc<Wakes>,
-    change: impl FnOnce(&mut Policy),
-) -> Intake {
-    let mut policy = Policy {
+fn policy() -> Policy {
+    Policy {
         profiles: vec![(profile(), None)],
         open_admission: true,
         public_repositories: false,
         queue_timeout: chrono::Duration::hours(48),
-    };
-    change(&mut policy);
+    }
+}
+
+fn intake(db: &TestDatabase, ring: &Arc<KeyRing>, trail: &Trail, wakes: &Arc<Wakes>, policy: Policy) -> Intake {
     let secrets = WebhookSecrets::new(SECRET.to_owned().into(), None);
     Intake::new(db.gateway.clone(), Arc::clone(ring), trail.clone(), secrets, policy, Arc::clone(wakes))
 }
@@ -280,14 +279,14 @@ fn profile() -> Profile {
     serde_json::from_value(description).expect("it is a profile")
 }
 
-async fn about(db: &TestDatabase) -> About {
+async fn about(db: &TestDatabase, policy: &Policy) -> About {
     About {
         fleet: flyci::store::fleet::id(&db.gateway).await.expect("the fleet has an id"),
         roles: vec!["gateway".to_owned()],
         intake: "webhook".to_owned(),
         started_at: chrono::Utc::now(),
         vms_per_tenant: 2,
-        profiles: vec![profile()],
+        profiles: policy.profiles.iter().map(|(profile, _)| profile.clone()).collect(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod admin;
 mod metrics;
+mod pins;
 mod public;
 mod sources;
 mod tls;
