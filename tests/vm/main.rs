@@ -15,6 +15,7 @@ mod database;
 mod channel;
 #[path = "support/daemon.rs"]
 mod daemon;
+mod disk;
 mod isolation;
 mod jobs;
 mod life;

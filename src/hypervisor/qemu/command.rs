@@ -50,8 +50,10 @@ pub(super) struct Machine {
     pub(super) slot: u16,
     pub(super) kernel: PathBuf,
     pub(super) initrd: PathBuf,
-    /// The clone.
+    /// The clone, in an encrypted volume.
     pub(super) disk: PathBuf,
+    /// The pipe that the volume's key comes out of.
+    pub(super) key: PathBuf,
     /// A read-only disk with the runner.
     pub(super) runner_disk: Option<PathBuf>,
     /// What the image wants the kernel to be told.
@@ -126,7 +128,9 @@ impl Machine {
     fn disks(&self, list: &mut Arguments) {
         // Nothing of a clone is wanted after a crash of the host: it need not be written out.
         let disk = escaped(&self.disk);
-        list.add("-drive", format!("file={disk},if=none,id=root,format=qcow2,cache=unsafe,discard=unmap"));
+        list.add("-object", format!("secret,id=key,file={}", escaped(&self.key)));
+        let volume = format!("file.driver=luks,file.key-secret=key,file.file.driver=file,file.file.filename={disk}");
+        list.add("-drive", format!("if=none,id=root,driver=qcow2,{volume},cache=unsafe,discard=unmap"));
         list.add("-device", "virtio-blk-pci,drive=root");
         if let Some(runner) = &self.runner_disk {
             let disk = escaped(runner);
@@ -193,7 +197,8 @@ mod tests {
             slot: 1,
             kernel: "/images/a/kernel".into(),
             initrd: "/images/a/initrd".into(),
-            disk: "/vms/7/disk.qcow2".into(),
+            disk: "/vms/7/disk.luks".into(),
+            key: "/vms/7/disk.key".into(),
             runner_disk: Some("/runners/a,b.img".into()),
             command_line: "flyci.modules=virtio_net".into(),
             uplink: Uplink::Open { dns: [198, 51, 100, 3].into() },

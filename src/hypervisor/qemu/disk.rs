@@ -1,5 +1,6 @@
-//! The disks of a VM: its clone, and the runner's disk.
+//! The disks of a VM: its clone, encrypted before it is written to, and the runner's disk.
 
+use super::luks;
 use crate::domain::units::Bytes;
 use crate::errors::chain;
 use crate::hypervisor::process::{Tool, ToolError};
@@ -11,6 +12,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 /// How long making an overlay may take. It is some 10 ms.
 const OVERLAY: Duration = Duration::from_secs(30);
@@ -20,6 +22,13 @@ const GRANULE: u64 = 1 << 20;
 
 /// Part of a disk's added space that its file system takes for itself: one in so many.
 const FILE_SYSTEM_SHARE: u64 = 40;
+
+/// The file in a VM's directory that takes what the guest writes.
+pub(super) const VOLUME: &str = "disk.luks";
+
+/// What a clone needs besides the bytes of its disk: one part in so many, and the least, in bytes.
+const OVERHEAD_SHARE: u64 = 1_024;
+const LEAST_OVERHEAD: u64 = 64 << 20;
 
 /// The file system's name on a runner's disk.
 const RUNNER_LABEL: &str = "runner";
@@ -50,6 +59,23 @@ pub(super) async fn clone(image: &Image, vm: &VmDirectory, size: Bytes) -> Resul
     })?;
     fs::rename(&unfinished, vm.path().join(DISK))
         .map_err(|source| io_error("finish the clone", &vm.path().join(DISK), source))
+}
+
+/// Puts the clone, which nothing was written to yet, into an encrypted volume. Answers the volume's key, of which
+/// there is no other copy: a VM whose process is gone cannot be started from its disk again, and is not to be.
+pub(super) async fn encrypt(vm: &VmDirectory, size: Bytes) -> Result<Zeroizing<String>, HypervisorError> {
+    let (clone, volume) = (vm.path().join(DISK), vm.path().join(VOLUME));
+    let failed = |source| io_error("encrypt the clone in", vm.path(), source);
+    let capacity = Bytes(size.0 + LEAST_OVERHEAD.max(size.0 / OVERHEAD_SHARE));
+    let made = tokio::task::spawn_blocking(move || {
+        // Of a process that did not start.
+        match fs::remove_file(&volume) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        luks::make(&volume, &fs::read(clone)?, capacity)
+    });
+    made.await.unwrap_or_else(|panicked| Err(io::Error::other(panicked))).map_err(failed)
 }
 
 /// The disk with the runner's directory, made anew when the directory has changed. Older ones

@@ -1,14 +1,16 @@
 //! Real VMs on Linux: one `qemu-system-…` process per VM, in a session of its own.
 //!
-//! A clone is an overlay on the image's disk, in `<data_dir>/vms/<vm id>/` ([`record`]). The guest
-//! channel is a virtio-serial port behind a Unix socket there. The process lives in a network
-//! namespace of its own ([`network`]), without capabilities and under QEMU's system-call filter; it
-//! has the daemon's user id, so files of that user are not protected from a process that escapes.
+//! A clone is an overlay on the image's disk, in `<data_dir>/vms/<vm id>/` ([`record`]), in a volume whose key
+//! only the VM's process has ([`luks`]). The guest channel is a virtio-serial port behind a Unix socket there.
+//! The process lives in a network namespace of its own ([`network`]), without capabilities and under QEMU's
+//! system-call filter; it has the daemon's user id, so files of that user are not protected from a process that escapes.
 
 mod accel;
 mod command;
 mod control;
 mod disk;
+mod key_pipe;
+mod luks;
 mod network;
 
 pub use command::Accelerator;
@@ -24,6 +26,7 @@ use crate::errors::chain;
 use crate::guest::{AgentGuest, Framing, Guest, GuestOptions};
 use crate::images::{Architecture, DISK, Digest, INITRD, Image, ImageError, KERNEL, Kind};
 use command::{Machine, Uplink};
+use key_pipe::KeyPipe;
 use network::Isolation;
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
@@ -51,6 +54,9 @@ const LOG_FILE: &str = "qemu.log";
 
 /// The socket of the control protocol, in the VM's directory.
 const CONTROL_SOCKET: &str = "qmp.sock";
+
+/// The pipe for the key of the VM's disk, in the VM's directory.
+const KEY_PIPE: &str = "disk.key";
 
 /// How guests may use the network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -202,7 +208,8 @@ impl Qemu {
             slot: spec.slot,
             kernel: image.path.join(KERNEL),
             initrd: image.path.join(INITRD),
-            disk: vm.path().join(DISK),
+            disk: vm.path().join(disk::VOLUME),
+            key: vm.path().join(KEY_PIPE),
             runner_disk,
             command_line: image.manifest.command_line.clone(),
             uplink,
@@ -224,7 +231,7 @@ impl Hypervisor for Qemu {
         }
         let image = usable(&spec.image)?;
         let size = disk::clone_size(&image, spec.disk_free);
-        room::check(&self.home, DISK, size, self.options.reserve)?;
+        room::check(&self.home, disk::VOLUME, size, self.options.reserve)?;
         let record = Record::new(spec.id, image.digest.to_string(), size);
         vm.create()
             .and_then(|()| vm.write_record(&record))
@@ -241,12 +248,17 @@ impl Hypervisor for Qemu {
         let words = self.words(spec, &image, &vm).await?;
         let at = |source| io_error("start the vm in", vm.path(), source);
         let Some(lock) = vm.take_lock().map_err(at)? else { return Ok(()) };
+        let key = disk::encrypt(&vm, disk::clone_size(&image, spec.disk_free)).await?;
+        let pipe = KeyPipe::make(vm.path().join(KEY_PIPE)).map_err(at)?;
         let mut child = start(&vm, &words, lock).map_err(at)?;
         let socket = vm.path().join(CONTROL_SOCKET);
         let up = timeout_at(Instant::now() + PROCESS_UP, async {
             tokio::select! {
                 status = child.wait() => Err(format!("it ended at once ({})", shown(status))),
-                runs = control::running(&socket) => runs.map_err(|error| error.to_string()),
+                runs = async {
+                    pipe.hand_over(&key).await?;
+                    control::running(&socket).await
+                } => runs.map_err(|error| error.to_string()),
             }
         });
         match up.await.unwrap_or_else(|_| Err(format!("it was not up within {} s", PROCESS_UP.as_secs()))) {
