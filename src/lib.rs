@@ -15,6 +15,7 @@
 //! | [`machine`] | what this machine is: CPUs, memory, chip |
 //! | [`images`] | the read-only templates VMs are cloned from |
 //! | [`place`] | where a call to GitHub goes: the names of a row, opened for the time of a call |
+//! | [`points`] | the effects, named, at which tests let the daemon die |
 //! | [`errors`] | how errors are told, without foreign text |
 //! | [`troubles`] | what a process found wrong that no table tells |
 //! | [`wake`] | lets loops sleep until there may be something to do |
@@ -52,6 +53,7 @@ pub mod machine;
 pub mod metrics;
 pub mod mint;
 pub mod place;
+pub mod points;
 pub mod secrets;
 pub mod service;
 pub mod store;

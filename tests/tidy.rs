@@ -6,6 +6,8 @@
 
 #[path = "tidy/layers.rs"]
 mod layers;
+#[path = "tidy/points.rs"]
+mod points;
 #[path = "tidy/rust.rs"]
 mod rust;
 #[path = "tidy/source.rs"]
@@ -284,4 +286,38 @@ fn the_scanner_tells_code_from_text() {
     assert!(source.code().contains("let b ="), "{}", source.code());
     assert!(source.code().contains("fn d<'a>() {}"), "{}", source.code());
     assert_eq!(source.code().lines().count(), 2);
+}
+
+#[test]
+fn what_a_process_changes_is_a_point_where_tests_can_kill_it() {
+    holds(
+        points::effects_are_points,
+        &[
+            ("src/intake/mod.rs", "async fn f() { tx.commit().await?; }"),
+            ("src/mint/mod.rs", "async fn f() { self.github.mint(name).await?; }"),
+            ("src/mint/mod.rs", "async fn f() { runners::void(\n    &self.pool, id).await?; }"),
+            ("src/lifecycle/serving.rs", "async fn f() { guest.start(start).await?; }"),
+            (
+                "src/upkeep/sweep.rs",
+                "async fn f() { let gone = machine.hypervisor.destroy(vm); effect!(\"a\", gone.await) }",
+            ),
+        ],
+        &[
+            ("src/mint/mod.rs", "async fn f() { effect!(\"mint.call\", self.github.mint(name).await)?; }"),
+            (
+                "src/mint/mod.rs",
+                "async fn f() { self.github.find_runner(name).await?; place::open(&self.pool, id).await?; }",
+            ),
+            ("src/lifecycle/ending.rs", "async fn f() { vms::advance(&mut *tx, vm.id).await?; }"),
+            ("src/web/admin/mod.rs", "async fn f() { tx.commit().await?; }"),
+        ],
+    );
+    holds(
+        points::points_have_names,
+        &[
+            ("src/mint/mod.rs", "async fn f() { effect!(\"call\", ()); }"),
+            ("src/mint/mod.rs", "async fn f() { effect!(\"mint.a\", ()); effect!(\n \"mint.a\", ()); }"),
+        ],
+        &[("src/mint/mod.rs", "// — —\nasync fn f() { effect!(\n    \"mint.call\", ()); }")],
+    );
 }

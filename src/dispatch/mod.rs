@@ -20,6 +20,7 @@ use crate::domain::vm::VmState;
 use crate::images::Images;
 use crate::images::registry::Reference;
 use crate::lifecycle::{Drivers, Machine};
+use crate::points::effect;
 use crate::store::demand::{self, Binding};
 use crate::store::hosts::Health;
 use crate::store::vms::{self, NewVm, Vm};
@@ -165,7 +166,9 @@ impl Dispatcher {
     async fn bind(&self, vm: &Vm, report: &mut DispatchReport) -> Result<(), StoreError> {
         let machine = self.machine();
         let limit = machine.limits.vms_per_tenant;
-        match demand::bind(&machine.pool, machine.fence, vm.id, &vm.profile, limit).await? {
+        let binding =
+            effect!("dispatch.bind", demand::bind(&machine.pool, machine.fence, vm.id, &vm.profile, limit).await)?;
+        match binding {
             Binding::Bound(_) => {
                 report.bound += 1;
                 machine.wakes.mint.notify_one();
@@ -313,7 +316,7 @@ impl Dispatcher {
             taken.push(offer.need);
             planned.push(id);
         }
-        tx.commit().await?;
+        effect!("dispatch.plan", tx.commit().await)?;
         Ok(planned)
     }
 

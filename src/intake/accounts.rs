@@ -7,6 +7,7 @@
 use super::payload::{Account, Envelope};
 use super::{Intake, IntakeError, Receipt};
 use crate::domain::ids::{RepositoryId, TenantId};
+use crate::points::effect;
 use crate::secrets::{Column, TenantKeys};
 use crate::store::deliveries::{self, Outcome};
 use crate::store::jobs;
@@ -88,7 +89,7 @@ impl Intake {
         if let Some(known) = known {
             tenants::doubt(&mut *tx, known.tenant.id).await?;
         }
-        tx.commit().await?;
+        effect!("intake.installation", tx.commit().await)?;
         self.wakes.doubt.notify_one();
         Ok(Receipt::Applied)
     }
@@ -105,7 +106,7 @@ impl Intake {
         if let Some(known) = self.find_tenant(&mut tx, installation.id).await? {
             tenants::doubt(&mut *tx, known.tenant.id).await?;
         }
-        tx.commit().await?;
+        effect!("intake.account_renamed", tx.commit().await)?;
         self.wakes.doubt.notify_one();
         Ok(Receipt::Applied)
     }
@@ -132,7 +133,7 @@ impl Intake {
                 }
             }
         }
-        tx.commit().await?;
+        effect!("intake.repositories_removed", tx.commit().await)?;
         self.wakes.doubt.notify_one();
         Ok(Receipt::Applied)
     }
@@ -159,7 +160,7 @@ impl Intake {
                 }
             }
         }
-        tx.commit().await?;
+        effect!("intake.repository", tx.commit().await)?;
         self.wakes.doubt.notify_one();
         Ok(Receipt::Applied)
     }

@@ -10,6 +10,7 @@ use crate::domain::labels::LabelSet;
 use crate::domain::profile::Profile;
 use crate::domain::reason::{VmEnd, Waiting};
 use crate::domain::runner::RunnerState;
+use crate::points::effect;
 use crate::secrets::{Column, Lookup};
 use crate::store::audit::Act;
 use crate::store::deliveries::{self, Outcome};
@@ -93,7 +94,7 @@ impl Intake {
             if !deliveries::record(&mut *tx, guid, "workflow_job", action, outcome, reason).await? {
                 return Ok(Receipt::Repeated);
             }
-            tx.commit().await?;
+            effect!("intake.job", tx.commit().await)?;
             self.after(&effect).await?;
             return Ok(effect.receipt);
         }
@@ -202,7 +203,7 @@ impl Intake {
         if let Some(vm) = effect.second_job {
             let subject = vm.to_string();
             let act = Act { actor: "gateway", action: "vm.second_job", subject: &subject, detail: None };
-            self.trail.append(&self.pool, &act).await?;
+            effect!("intake.second_job", self.trail.append(&self.pool, &act).await)?;
         }
         Ok(())
     }

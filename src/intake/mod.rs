@@ -13,6 +13,7 @@ pub mod payload;
 pub mod signature;
 
 use crate::domain::profile::{Platform, Profile};
+use crate::points::effect;
 use crate::secrets::{KeyRing, SecretsError};
 use crate::store::audit::Trail;
 use crate::store::deliveries::Outcome;
@@ -182,7 +183,7 @@ impl Intake {
             Receipt::NotUnderstood(reason) => (Outcome::NotUnderstood, Some(reason)),
         };
         let action = envelope.and_then(known_action);
-        deliveries::record(&self.pool, guid, event, action, outcome, reason).await?;
+        effect!("intake.note", deliveries::record(&self.pool, guid, event, action, outcome, reason).await)?;
         Ok(receipt)
     }
 }

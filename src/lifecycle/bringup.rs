@@ -6,6 +6,7 @@ use crate::domain::reason::VmEnd;
 use crate::domain::vm::{VmEvent, VmState};
 use crate::guest::Guest;
 use crate::hypervisor::HypervisorError;
+use crate::points::effect;
 use crate::store::vms::{self, Vm, Watch};
 use crate::store::{Applied, hosts};
 use crate::troubles;
@@ -23,9 +24,9 @@ pub(super) async fn step(machine: &Machine, vm: &Vm, wake: &VmWake) -> Result<Ne
         return ending::stop(machine, vm, end).await;
     }
     match vm.state {
-        VmState::Planned => begin(machine, vm, VmEvent::BeginClone).await,
+        VmState::Planned => effect!("lifecycle.begin_clone", begin(machine, vm, VmEvent::BeginClone).await),
         VmState::Cloning => clone(machine, vm).await,
-        VmState::Cloned => begin(machine, vm, VmEvent::BeginBoot).await,
+        VmState::Cloned => effect!("lifecycle.begin_boot", begin(machine, vm, VmEvent::BeginBoot).await),
         _ => boot(machine, vm, wake).await,
     }
 }
@@ -43,11 +44,13 @@ async fn begin(machine: &Machine, vm: &Vm, event: VmEvent) -> Result<Next, Drive
 
 async fn clone(machine: &Machine, vm: &Vm) -> Result<Next, DriverError> {
     let outcome = match machine.spec(vm) {
-        Ok(spec) => tokio::time::timeout(CLONE_DEADLINE, machine.hypervisor.clone_vm(&spec)).await,
+        Ok(spec) => {
+            effect!("lifecycle.clone", tokio::time::timeout(CLONE_DEADLINE, machine.hypervisor.clone_vm(&spec)).await)
+        }
         Err(error) => return fail(machine, vm, VmEnd::CloneFailed, error).await,
     };
     match outcome {
-        Ok(Ok(())) => begin(machine, vm, VmEvent::Cloned).await,
+        Ok(Ok(())) => effect!("lifecycle.cloned", begin(machine, vm, VmEvent::Cloned).await),
         Ok(Err(error)) => fail(machine, vm, VmEnd::CloneFailed, error).await,
         Err(_) => fail(machine, vm, VmEnd::CloneFailed, too_slow("cloning")).await,
     }
@@ -68,7 +71,7 @@ async fn boot(machine: &Machine, vm: &Vm, wake: &VmWake) -> Result<Next, DriverE
         return fail(machine, vm, VmEnd::BootTimeout, too_slow("booting")).await;
     };
     let spec = machine.spec(vm)?;
-    match tokio::time::timeout(left, machine.hypervisor.boot(&spec)).await {
+    match effect!("lifecycle.boot", tokio::time::timeout(left, machine.hypervisor.boot(&spec)).await) {
         Ok(outcome) => {
             tell_session(machine, outcome.as_ref().err());
             if let Err(error) = outcome {
@@ -77,7 +80,7 @@ async fn boot(machine: &Machine, vm: &Vm, wake: &VmWake) -> Result<Next, DriverE
         }
         Err(_) => return fail(machine, vm, VmEnd::BootTimeout, too_slow("starting the process")).await,
     }
-    vms::mark_booted(&machine.pool, machine.fence, vm.id).await?;
+    effect!("lifecycle.booted", vms::mark_booted(&machine.pool, machine.fence, vm.id).await)?;
     match until_ready(machine, vm, wake, left).await? {
         Boot::Ready => ready(machine, vm).await,
         Boot::Wanted(end) => ending::stop(machine, vm, end).await,
@@ -158,9 +161,10 @@ async fn answers(guest: &Arc<dyn Guest>) {
 }
 
 async fn ready(machine: &Machine, vm: &Vm) -> Result<Next, DriverError> {
-    if machine.advance(vm, VmEvent::Ready).await? == Applied::Yes {
-        hosts::image_booted(&machine.pool, machine.fence.host, &vm.image).await?;
-        hosts::image_proven(&machine.pool, machine.fence.host, &vm.image).await?;
+    if effect!("lifecycle.ready", machine.advance(vm, VmEvent::Ready).await)? == Applied::Yes {
+        let (pool, host) = (&machine.pool, machine.fence.host);
+        effect!("lifecycle.image_booted", hosts::image_booted(pool, host, &vm.image).await)?;
+        effect!("lifecycle.image_proven", hosts::image_proven(pool, host, &vm.image).await)?;
         machine.wakes.demand.notify_one();
     }
     Ok(Next::Again)

@@ -9,6 +9,7 @@ use crate::domain::reason::VmEnd;
 use crate::domain::runner::RunnerState;
 use crate::domain::vm::VmEvent;
 use crate::guest::{RunnerProbe, RunnerStart};
+use crate::points::effect;
 use crate::secrets::package;
 use crate::secrets::sealing::JitContext;
 use crate::store::runners::{self, Runner};
@@ -83,7 +84,8 @@ async fn deliver(machine: &Machine, vm: &Vm, watch: &Watch, id: RunnerId) -> Res
         return Ok(Delivered::Impossible);
     };
     let setup_info = setup_info(machine, vm).await?;
-    guest.start(RunnerStart { name: marker, registered_name, jit_config, setup_info }).await?;
+    let start = RunnerStart { name: marker, registered_name, jit_config, setup_info };
+    effect!("lifecycle.start", guest.start(start).await)?;
     Ok(Delivered::Started)
 }
 
@@ -98,9 +100,13 @@ fn context(machine: &Machine, vm: &Vm, runner: &Runner) -> JitContext {
 }
 
 async fn served(machine: &Machine, vm: &Vm, runner: RunnerId, state: RunnerState) -> Result<Next, DriverError> {
-    if machine.advance(vm, VmEvent::Served).await? == Applied::Yes && state == RunnerState::Delivering {
+    let served = effect!("lifecycle.served", machine.advance(vm, VmEvent::Served).await)?;
+    if served == Applied::Yes && state == RunnerState::Delivering {
         // Stale: a delivery of GitHub's told of its job meanwhile.
-        let _ = runners::advance(&machine.pool, runner, state, RunnerState::Online, None).await?;
+        let _ = effect!(
+            "lifecycle.online",
+            runners::advance(&machine.pool, runner, state, RunnerState::Online, None).await
+        )?;
     }
     Ok(Next::Again)
 }
@@ -109,7 +115,7 @@ async fn served(machine: &Machine, vm: &Vm, runner: RunnerId, state: RunnerState
 /// job is lost with the vm.
 async fn give_up(machine: &Machine, vm: &Vm, wake: &VmWake, why: &str) -> Result<Next, DriverError> {
     tracing::warn!(vm.id = %vm.id, why, "the runner could not be delivered; GitHub is asked to let go of it");
-    vms::ask_release(&machine.pool, vm.id).await?;
+    effect!("lifecycle.give_up", vms::ask_release(&machine.pool, vm.id).await)?;
     machine.wakes.removal.notify_one();
     wake.wait(PERIOD).await;
     Ok(Next::Again)

@@ -4,6 +4,7 @@
 use super::{DriverError, Machine, Next};
 use crate::domain::reason::VmEnd;
 use crate::domain::vm::{VmEvent, VmState};
+use crate::points::effect;
 use crate::store::hosts::Weight;
 use crate::store::vms::{self, Vm};
 use crate::store::{Applied, hosts, jobs};
@@ -34,7 +35,7 @@ pub(super) async fn stop(machine: &Machine, vm: &Vm, end: VmEnd) -> Result<Next,
     if had_job {
         jobs::doubt_of_vm(&mut *tx, vm.id).await?;
     }
-    tx.commit().await?;
+    effect!("lifecycle.stop", tx.commit().await)?;
     tracing::info!(vm.id = %vm.id, reason = %end, "the vm ends");
     machine.wakes.doubt.notify_one();
     machine.wakes.removal.notify_one();
@@ -56,11 +57,13 @@ async fn judge_image(machine: &Machine, vm: &Vm, end: VmEnd, tx: &mut sqlx::PgCo
 
 /// Destroys the machine. A vm that cannot be destroyed keeps its slot, and is tried for ever.
 pub(super) async fn destroy(machine: &Machine, vm: &Vm) -> Result<Next, DriverError> {
-    match tokio::time::timeout(DESTROY_DEADLINE, machine.hypervisor.destroy(vm.id)).await {
+    let destroyed =
+        effect!("lifecycle.destroy", tokio::time::timeout(DESTROY_DEADLINE, machine.hypervisor.destroy(vm.id)).await);
+    match destroyed {
         Ok(outcome) => outcome?,
         Err(_) => return Err(crate::hypervisor::HypervisorError::Process("it does not die".into()).into()),
     }
-    if machine.advance(vm, VmEvent::Destroyed).await? == Applied::Yes {
+    if effect!("lifecycle.destroyed", machine.advance(vm, VmEvent::Destroyed).await)? == Applied::Yes {
         let reason = match vm.state {
             VmState::Stopping(end) => end.as_str(),
             _ => "unknown",

@@ -31,6 +31,7 @@ use crate::domain::vm::{VmEvent, VmState};
 use crate::guest::GuestError;
 use crate::hypervisor::{Hypervisor, HypervisorError, VmSpec};
 use crate::images::Images;
+use crate::points::effect;
 use crate::secrets::SecretsError;
 use crate::secrets::sealing::HostKey;
 use crate::store::vms::{self, Fence, Vm};
@@ -256,7 +257,7 @@ async fn step(machine: &Arc<Machine>, id: VmId, wake: &VmWake) -> Result<Next, D
         VmState::Delivering => delivery::step(machine, &vm, wake).await,
         VmState::Serving => serving::step(machine, &vm, wake).await,
         VmState::Unreachable => {
-            if machine.advance(&vm, VmEvent::Return).await? == Applied::Yes {
+            if effect!("lifecycle.return", machine.advance(&vm, VmEvent::Return).await)? == Applied::Yes {
                 tracing::info!(vm.id = %id, "this host was silent; its vm serves on, and is watched again");
                 machine.wakes.demand.notify_one();
             }

@@ -7,6 +7,7 @@ use crate::domain::job::JobState;
 use crate::domain::reason::{JobEnd, VmEnd};
 use crate::domain::runner::RunnerState;
 use crate::guest::{Guest, RunnerEnd};
+use crate::points::effect;
 use crate::store::demand;
 use crate::store::vms::{self, Vm, Watch};
 use crate::wake::VmWake;
@@ -47,13 +48,13 @@ pub(super) async fn step(machine: &Machine, vm: &Vm, wake: &VmWake) -> Result<Ne
         match verdict {
             Verdict::Stop(end) => return ending::stop(machine, vm, end).await,
             Verdict::StopAfterExit(end) => {
-                guest.job_is_over(&name).await;
+                effect!("lifecycle.job_is_over", guest.job_is_over(&name).await);
                 // The runner leaves GitHub by itself, if it may.
                 let _ = tokio::time::timeout(EXIT_GRACE, &mut exited).await;
                 return ending::stop(machine, vm, end).await;
             }
             Verdict::Release => {
-                vms::ask_release(&machine.pool, vm.id).await?;
+                effect!("lifecycle.release", vms::ask_release(&machine.pool, vm.id).await)?;
                 machine.wakes.removal.notify_one();
             }
             Verdict::Watch => {}

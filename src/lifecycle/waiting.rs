@@ -4,6 +4,7 @@ use super::{DriverError, Machine, Next, PERIOD, ending};
 use crate::domain::reason::VmEnd;
 use crate::domain::runner::RunnerState;
 use crate::domain::vm::{VmEvent, VmState};
+use crate::points::effect;
 use crate::store::runners;
 use crate::store::vms::{self, Vm, Watch};
 use crate::store::{Applied, demand, hosts};
@@ -42,7 +43,7 @@ async fn let_go(machine: &Machine, vm: &Vm) -> Result<bool, DriverError> {
     }
     let stop = VmEvent::Stop(VmEnd::Surplus);
     let stopped = vms::advance(&mut *tx, machine.fence, vm.id, vm.state, stop).await?;
-    tx.commit().await?;
+    effect!("lifecycle.let_go", tx.commit().await)?;
     Ok(stopped == Applied::Yes)
 }
 
@@ -61,12 +62,12 @@ pub(super) async fn bound(machine: &Machine, vm: &Vm, wake: &VmWake) -> Result<N
             let begun = vms::advance(&mut *tx, machine.fence, vm.id, vm.state, VmEvent::BeginDelivery).await?;
             let marked = runners::advance(&mut *tx, runner, state, RunnerState::Delivering, None).await?;
             if (begun, marked) == (Applied::Yes, Applied::Yes) {
-                tx.commit().await?;
+                effect!("lifecycle.begin_delivery", tx.commit().await)?;
             }
             Ok(Next::Again)
         }
         RunnerState::Minted => {
-            vms::ask_release(&machine.pool, vm.id).await?;
+            effect!("lifecycle.release_unused", vms::ask_release(&machine.pool, vm.id).await)?;
             machine.wakes.removal.notify_one();
             rest(machine, vm, wake).await
         }
@@ -90,15 +91,15 @@ async fn is_usable(
         return Ok(false);
     }
     let minted_at = runners::get(&machine.pool, runner).await?.and_then(|row| row.minted_at);
-    vms::mark_minted(&machine.pool, vm.id, minted_at).await?;
+    effect!("lifecycle.minted", vms::mark_minted(&machine.pool, vm.id, minted_at).await)?;
     let age = minted_at.map_or(Duration::MAX, |at| (watch.now - at).to_std().unwrap_or_default());
     Ok(age < JIT_LIFE && demand::stands(&machine.pool, vm.id).await?)
 }
 
 /// The demand went before anything was delivered: the vm is blank again.
 async fn unbind(machine: &Machine, vm: &Vm) -> Result<Next, DriverError> {
-    if machine.advance(vm, VmEvent::Unbind).await? == Applied::Yes {
-        vms::withdraw_release(&machine.pool, vm.id).await?;
+    if effect!("lifecycle.unbind", machine.advance(vm, VmEvent::Unbind).await)? == Applied::Yes {
+        effect!("lifecycle.withdraw_release", vms::withdraw_release(&machine.pool, vm.id).await)?;
         machine.wakes.demand.notify_one();
     }
     Ok(Next::Again)

@@ -17,6 +17,7 @@ use crate::domain::reason::{RunnerEnd, Waiting};
 use crate::domain::runner::{RunnerState, name_prefix};
 use crate::github::{Denial, GitHub, GitHubError, Minted, Removal, Scope};
 use crate::place::{self, Place, PlaceError};
+use crate::points::effect;
 use crate::secrets::package;
 use crate::secrets::sealing::{self, JitContext};
 use crate::secrets::{Column, KeyRing, Lookup, Sealed, SecretsError};
@@ -117,8 +118,9 @@ impl Minter {
     /// # Errors
     /// When the database is away. What goes wrong with one runner is logged, and does not stop the others.
     pub async fn pass(&self) -> Result<MintReport, StoreError> {
-        runners::void_of_ending_vms(&self.pool).await?;
-        let taken = runners::take_for_minting(&self.pool, self.gateway, MINTING_LEASE, BATCH).await?;
+        effect!("mint.void_ended", runners::void_of_ending_vms(&self.pool).await)?;
+        let taken =
+            effect!("mint.take", runners::take_for_minting(&self.pool, self.gateway, MINTING_LEASE, BATCH).await)?;
         let outcomes: Vec<Outcome> = futures_util::stream::iter(taken)
             .map(|runner| async move { self.mint_or_log(&runner).await })
             .buffer_unordered(CALLS_AT_ONCE)
@@ -157,20 +159,26 @@ impl Minter {
         let place = self.place(runner).await?;
         self.heal(runner, &place).await?;
         if !demand::stands(&self.pool, runner.vm).await? {
-            let _ = runners::void(&self.pool, runner.id, RunnerState::Minting, RunnerEnd::DemandGone).await?;
+            let (from, end) = (RunnerState::Minting, RunnerEnd::DemandGone);
+            let _ = effect!("mint.void", runners::void(&self.pool, runner.id, from, end).await)?;
             return Ok(Outcome::Voided);
         }
         let key = hosts::public_key(&self.pool, runner.host).await?.ok_or(MintError::HostGone)?;
         let name = self.new_name();
         let lookup = place.keys.lookup(Column::RunnerName, name.as_bytes());
         let sealed = place.keys.seal_text(Column::RunnerName, runner.id.0, &name);
-        if runners::record_name(&self.pool, runner.id, runner.tenant, self.gateway, lookup, &sealed).await?
-            == Applied::Stale
-        {
+        let recorded = effect!(
+            "mint.name",
+            runners::record_name(&self.pool, runner.id, runner.tenant, self.gateway, lookup, &sealed).await
+        )?;
+        if recorded == Applied::Stale {
             return Ok(Outcome::Late);
         }
         let labels: LabelSet = runner.labels.iter().collect();
-        let minted = self.github.mint(place.installation, place.repository(), self.scope, &name, &labels).await?;
+        let minted = effect!(
+            "mint.call",
+            self.github.mint(place.installation, place.repository(), self.scope, &name, &labels).await
+        )?;
         self.hand_over(runner, &place, &key, &name, &minted).await
     }
 
@@ -196,7 +204,11 @@ impl Minter {
         if self.store(runner, lookup, &github_id, &jit).await? == Applied::Yes {
             return Ok(Outcome::Minted);
         }
-        match self.github.remove_runner(place.installation, place.repository(), self.scope, minted.runner_id).await? {
+        let removed = effect!(
+            "mint.remove_late",
+            self.github.remove_runner(place.installation, place.repository(), self.scope, minted.runner_id).await
+        )?;
+        match removed {
             Removal::Gone => {}
             // It has a job already, though nobody was given its config: the removal loop looks again by its name.
             Removal::Busy => tracing::error!(runner.id = %runner.id, "a late registration is busy"),
@@ -230,7 +242,10 @@ impl Minter {
         let name = place.keys.open_text(Column::RunnerName, runner.id.0, sealed)?;
         let found = self.github.find_runner(place.installation, place.repository(), self.scope, &name).await?;
         if let Some(found) = found {
-            self.github.remove_runner(place.installation, place.repository(), self.scope, found.id).await?;
+            effect!(
+                "mint.heal",
+                self.github.remove_runner(place.installation, place.repository(), self.scope, found.id).await
+            )?;
         }
         Ok(())
     }
@@ -243,12 +258,15 @@ impl Minter {
     async fn put_back(&self, runner: &Runner, error: &MintError) -> Result<(), StoreError> {
         let Retry { wait, fate, trouble } = retry(error, runner.tries);
         if let MintError::GitHub(refusal) = error
-            && place::suspect(&self.pool, runner.tenant, runner.repository, refusal).await?
+            && effect!("mint.suspect", place::suspect(&self.pool, runner.tenant, runner.repository, refusal).await)?
         {
             self.wakes.doubt.notify_one();
         }
         // Stale: the lease ended, and another gateway has it.
-        let _ = runners::put_back(&self.pool, runner.id, self.gateway, fate, wait, trouble).await?;
+        let _ = effect!(
+            "mint.put_back",
+            runners::put_back(&self.pool, runner.id, self.gateway, fate, wait, trouble).await
+        )?;
         Ok(())
     }
 

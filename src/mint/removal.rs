@@ -10,6 +10,7 @@ use crate::domain::reason::RunnerEnd;
 use crate::domain::runner::RunnerState;
 use crate::github::Removal;
 use crate::place::{self, Place};
+use crate::points::effect;
 use crate::secrets::Column;
 use crate::store::runners::{self, RemovalCause, Runner};
 use crate::store::{StoreError, vms};
@@ -68,7 +69,10 @@ impl Minter {
         match self.remove(runner, cause).await {
             Ok(Removal::Gone) => {
                 let end = if cause == RemovalCause::VmEnding { RunnerEnd::VmEnded } else { RunnerEnd::Idle };
-                let _ = runners::advance(&self.pool, runner.id, runner.state, RunnerState::Removed, Some(end)).await?;
+                let _ = effect!(
+                    "mint.removed",
+                    runners::advance(&self.pool, runner.id, runner.state, RunnerState::Removed, Some(end)).await
+                )?;
                 self.wakes.vm(runner.vm);
                 Ok(Outcome::Removed)
             }
@@ -79,11 +83,14 @@ impl Minter {
             Err(error) => {
                 tracing::warn!(runner.id = %runner.id, error = %crate::errors::chain(&error), "the registration could not be removed");
                 if let MintError::GitHub(refusal) = &error
-                    && place::suspect(&self.pool, runner.tenant, runner.repository, refusal).await?
+                    && effect!(
+                        "mint.suspect_removal",
+                        place::suspect(&self.pool, runner.tenant, runner.repository, refusal).await
+                    )?
                 {
                     self.wakes.doubt.notify_one();
                 }
-                runners::postpone(&self.pool, runner.id, ERROR_WAIT).await?;
+                effect!("mint.postpone", runners::postpone(&self.pool, runner.id, ERROR_WAIT).await)?;
                 Ok(Outcome::Postponed)
             }
         }
@@ -91,11 +98,14 @@ impl Minter {
 
     /// GitHub gave it a job: a vm that could have been let go serves on.
     async fn keep(&self, runner: &Runner, cause: RemovalCause) -> Result<(), StoreError> {
-        runners::postpone(&self.pool, runner.id, BUSY_WAIT).await?;
+        effect!("mint.leave_busy", runners::postpone(&self.pool, runner.id, BUSY_WAIT).await)?;
         if cause == RemovalCause::ReleaseAsked {
-            vms::withdraw_release(&self.pool, runner.vm).await?;
+            effect!("mint.withdraw_release", vms::withdraw_release(&self.pool, runner.vm).await)?;
             if matches!(runner.state, RunnerState::Delivering | RunnerState::Online | RunnerState::Removing) {
-                let _ = runners::advance(&self.pool, runner.id, runner.state, RunnerState::Busy, None).await?;
+                let _ = effect!(
+                    "mint.busy",
+                    runners::advance(&self.pool, runner.id, runner.state, RunnerState::Busy, None).await
+                )?;
             }
             self.wakes.vm(runner.vm);
         }
@@ -116,7 +126,8 @@ impl Minter {
                 Some(_) => {}
             }
         }
-        Ok(self.github.remove_runner(place.installation, place.repository(), self.scope, id).await?)
+        let (scope, repository) = (self.scope, place.repository());
+        Ok(effect!("mint.remove", self.github.remove_runner(place.installation, repository, scope, id).await)?)
     }
 
     /// GitHub's id of a registration: stored, or found by the name whose answer was lost.

@@ -15,6 +15,7 @@ use crate::domain::job::{self, JobState, Said, Source};
 use crate::domain::reason::JobEnd;
 use crate::github::{GitHub, GitHubError, Installation, JobInfo, Scope, missing_permissions};
 use crate::place::{self, Place, PlaceError};
+use crate::points::effect;
 use crate::secrets::{Column, KeyRing, SecretsError, TenantKeys};
 use crate::store::jobs::{self, Doubtful, Patience, Times};
 use crate::store::repositories::{self, Visibility};
@@ -156,11 +157,11 @@ impl Doubts {
         };
         if let Some(found) = &answer {
             let login = keys.seal_text(Column::TenantAccount, tenant.id.0, found.login.as_str());
-            tenants::set_account(&self.pool, tenant.id, &login).await?;
+            effect!("upkeep.account", tenants::set_account(&self.pool, tenant.id, &login).await)?;
         }
         let lacks = answer.as_ref().and_then(|found| lacks(tenant.id, found, self.scope));
         self.troubles.set(&format!("permissions:{}", tenant.id), lacks);
-        tenants::set_standing(&self.pool, tenant.id, standing, since).await?;
+        effect!("upkeep.standing", tenants::set_standing(&self.pool, tenant.id, standing, since).await)?;
         self.wakes.demand.notify_one();
         Ok(())
     }
@@ -259,8 +260,10 @@ impl Doubts {
         let Some(next) = next.filter(|next| *next != row.state) else {
             match row.state {
                 // GitHub does not know yet that the vm is gone: asked again until it does.
-                JobState::Running if row.vm.is_some() && row.vm_gone => jobs::doubt_again(&self.pool, row.id).await?,
-                state => jobs::confirm(&self.pool, &[(row.id, state)]).await?,
+                JobState::Running if row.vm.is_some() && row.vm_gone => {
+                    effect!("upkeep.ask_again", jobs::doubt_again(&self.pool, row.id).await)?;
+                }
+                state => effect!("upkeep.confirm", jobs::confirm(&self.pool, &[(row.id, state)]).await)?,
             }
             self.wakes.demand.notify_one();
             return Ok(false);
@@ -284,7 +287,10 @@ impl Doubts {
             None => None,
         };
         let next = job::settle(next, conclusion, end);
-        let _ = jobs::advance(&self.pool, row.id, row.state, next, conclusion, times, vm).await?;
+        let _ = effect!(
+            "upkeep.move_job",
+            jobs::advance(&self.pool, row.id, row.state, next, conclusion, times, vm).await
+        )?;
         self.wake(row, vm).await?;
         Ok(true)
     }
@@ -296,7 +302,10 @@ impl Doubts {
             _ => JobState::Unserved(end),
         };
         tracing::warn!(job.id = %row.id, state = %to, reason = %end, "the job ends without GitHub's word");
-        let _ = jobs::advance(&self.pool, row.id, row.state, to, None, Times::default(), None).await?;
+        let _ = effect!(
+            "upkeep.end_job",
+            jobs::advance(&self.pool, row.id, row.state, to, None, Times::default(), None).await
+        )?;
         self.wake(row, None).await?;
         Ok(true)
     }

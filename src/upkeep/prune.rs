@@ -1,5 +1,6 @@
 //! Rows beyond their retention go, in bounded batches.
 
+use crate::points::effect;
 use crate::store::{StoreError, deliveries, jobs, refusals, vms};
 use chrono::{DateTime, Duration, Utc};
 use sqlx::PgPool;
@@ -44,9 +45,12 @@ impl PruneReport {
 /// When the database is away.
 pub async fn pass(pool: &PgPool, retention: Retention, now: DateTime<Utc>) -> Result<PruneReport, StoreError> {
     Ok(PruneReport {
-        deliveries: deliveries::prune(pool, now - retention.deliveries, BATCH).await?,
-        refusals: refusals::prune(pool, now - retention.deliveries, BATCH).await?,
-        jobs: jobs::prune(pool, now - retention.jobs, BATCH).await?,
-        vms: vms::prune(pool, now - retention.jobs, BATCH).await?,
+        deliveries: effect!(
+            "upkeep.prune_deliveries",
+            deliveries::prune(pool, now - retention.deliveries, BATCH).await
+        )?,
+        refusals: effect!("upkeep.prune_refusals", refusals::prune(pool, now - retention.deliveries, BATCH).await)?,
+        jobs: effect!("upkeep.prune_jobs", jobs::prune(pool, now - retention.jobs, BATCH).await)?,
+        vms: effect!("upkeep.prune_vms", vms::prune(pool, now - retention.jobs, BATCH).await)?,
     })
 }

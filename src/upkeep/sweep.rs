@@ -10,6 +10,7 @@ use crate::domain::ids::VmId;
 use crate::domain::vm::VmState;
 use crate::hypervisor::HypervisorError;
 use crate::lifecycle::Drivers;
+use crate::points::effect;
 use crate::store::{StoreError, vms};
 use std::collections::HashMap;
 
@@ -63,7 +64,7 @@ pub async fn pass(drivers: &Drivers) -> Result<SweepReport, SweepError> {
         if !orphan {
             continue;
         }
-        match machine.hypervisor.destroy(vm).await {
+        match effect!("upkeep.destroy_orphan", machine.hypervisor.destroy(vm).await) {
             Ok(()) => {
                 tracing::warn!(vm.id = %vm, "a VM without an owner was destroyed");
                 report.destroyed += 1;

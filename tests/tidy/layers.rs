@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 /// The layers of the daemon, the lowest first. A module may use any module of a lower layer.
 const LAYERS: &[&[&str]] = &[
     &["domain"],
-    &["api", "data_dir", "errors", "program", "wake"],
+    &["api", "data_dir", "errors", "points", "program", "wake"],
     &["secrets", "guest", "troubles"],
     &["config", "github", "hypervisor", "images", "logging", "store"],
     &["machine", "metrics", "place"],
