@@ -209,7 +209,14 @@ impl Minter {
             self.github.remove_runner(place.installation, place.repository(), self.scope, minted.runner_id).await
         )?;
         match removed {
-            Removal::Gone => {}
+            // Still ours if its vm ended meanwhile: what nobody waits for does not wait for its lease either.
+            Removal::Gone => {
+                let _ = effect!(
+                    "mint.let_late_go",
+                    runners::put_back(&self.pool, runner.id, self.gateway, NameFate::Settled, Duration::ZERO, None)
+                        .await
+                )?;
+            }
             // It has a job already, though nobody was given its config: the removal loop looks again by its name.
             Removal::Busy => tracing::error!(runner.id = %runner.id, "a late registration is busy"),
         }

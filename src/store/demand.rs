@@ -225,7 +225,8 @@ pub async fn stands(db: impl PgExecutor<'_>, vm: VmId) -> Result<bool> {
                      AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.vm_id = o.id))
                   <= (SELECT count(*) FROM jobs j WHERE j.class = v.class AND j.profile = v.profile AND j.state = 'queued')
                   AS "stands!"
-           FROM vms v WHERE v.id = $1 AND v.class IS NOT NULL"#,
+           FROM vms v
+           WHERE v.id = $1 AND v.class IS NOT NULL AND v.state NOT IN ('stopping', 'gone', 'abandoned')"#,
         vm.0
     )
     .fetch_optional(db)

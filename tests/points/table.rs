@@ -33,8 +33,11 @@ struct Run {
 
 /// Plays all, prints the table, and says whether all went well.
 pub async fn play_all() -> ExitCode {
-    // What a failed run has to say is told after the table; here only where it failed.
-    std::panic::set_hook(Box::new(|info| eprintln!("a story failed at {}", info.location().expect("a place"))));
+    // What a failed run has to say is told after the table; here its first line.
+    std::panic::set_hook(Box::new(|info| {
+        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        eprintln!("{place}: {}", words(info.payload()).lines().next().unwrap_or_default());
+    }));
     let began = Instant::now();
     let all = STORIES.iter().chain([&POWER_CUT]);
     let undisturbed: Vec<Run> =

@@ -232,8 +232,11 @@ impl World {
         self.folder.path().join(DIED).exists()
     }
 
-    /// Takes it down, with its database.
+    /// Takes it down, with its database. The daemon first: it writes into the folder.
     pub async fn end(self) {
+        self.wanted.send_replace(false);
+        // A keeper that gave up has no daemon either.
+        let _ = self.running.clone().wait_for(|runs| !runs).await;
         let name = self.db.owner.connect_options().get_database().map(str::to_owned).expect("its database has a name");
         let server = self.db.owner.connect_options().as_ref().clone().database("postgres");
         drop(self);
