@@ -248,7 +248,8 @@ impl Dispatcher {
         let differs = differing(&machine.profiles, &published);
         let report = OfferReport { can_boot: can_boot.len(), differs: differs.len() };
         // Stale: a newer session of this host tells of itself.
-        let _ = hosts::set_offer(&machine.pool, machine.fence.host, machine.fence.session, &can_boot, &differs).await?;
+        let (host, session) = (machine.fence.host, machine.fence.session);
+        let _ = effect!("dispatch.offer", hosts::set_offer(&machine.pool, host, session, &can_boot, &differs).await)?;
         Ok(report)
     }
 

@@ -10,6 +10,7 @@ use crate::domain::labels::LabelSet;
 use crate::domain::reason::JobEnd;
 use crate::github::JobInfo;
 use crate::place::Place;
+use crate::points::effect;
 use crate::secrets::Column;
 use crate::store::jobs;
 use std::sync::Arc;
@@ -50,7 +51,7 @@ impl Intake {
                 None => self.first(&mut tx, &about).await?,
             };
             let Some(effect) = effect else { continue };
-            tx.commit().await?;
+            effect!("intake.found", tx.commit().await)?;
             self.after(&effect).await?;
             return Ok(effect.receipt);
         }

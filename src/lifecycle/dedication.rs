@@ -2,6 +2,7 @@
 //! each pass of the dispatch, since an account may install the App later. Does not: decide what is claimed (`store`).
 
 use crate::domain::ids::{HostId, TenantId};
+use crate::points::effect;
 use crate::secrets::Lookup;
 use crate::store::{Result, hosts, tenants};
 use sqlx::PgPool;
@@ -32,6 +33,6 @@ impl Dedication {
         }
         all.sort_unstable_by_key(|tenant| tenant.0);
         all.dedup();
-        hosts::dedicate(pool, host, &all).await
+        effect!("lifecycle.dedicate", hosts::dedicate(pool, host, &all).await)
     }
 }

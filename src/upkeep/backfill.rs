@@ -19,6 +19,7 @@ use crate::domain::job::{self, JobState};
 use crate::github::{GitHub, GitHubError, JobInfo, OpenJobs};
 use crate::intake::{Intake, IntakeError, Receipt};
 use crate::place::{self, Place, PlaceError};
+use crate::points::effect;
 use crate::secrets::{Column, KeyRing};
 use crate::store::jobs::{self, Open};
 use crate::store::repositories::{self, Due, Rhythm};
@@ -121,7 +122,7 @@ impl Backfill {
     /// When the database is away. A repository that cannot be compared is logged, and stops no other.
     pub async fn pass(&self) -> Result<BackfillReport, StoreError> {
         let mut report = BackfillReport::default();
-        if !pass_leases::take(&self.pool, PASS, self.gateway, LEASE).await? {
+        if !effect!("upkeep.backfill_lease", pass_leases::take(&self.pool, PASS, self.gateway, LEASE).await)? {
             report.elsewhere = true;
             return Ok(report);
         }
@@ -142,24 +143,32 @@ impl Backfill {
     }
 
     async fn scan_or_log(&self, due: &Due, report: &mut BackfillReport) -> Result<(), StoreError> {
-        if !self.allows(due.tenant) {
-            report.over_budget += 1;
+        let etag = if self.allows(due.tenant) {
+            match self.scan(due, report).await {
+                Ok(etag) => etag,
+                Err(ScanError::Store(error)) => return Err(error),
+                Err(error) => {
+                    self.failed(due, &error, report).await?;
+                    due.etag.clone()
+                }
+            }
+        } else {
             // Its turn comes again, after the others'.
-            return repositories::scanned(&self.pool, due.id, due.etag.as_deref()).await;
-        }
-        let error = match self.scan(due, report).await {
-            Ok(etag) => return repositories::scanned(&self.pool, due.id, etag.as_deref()).await,
-            Err(ScanError::Store(error)) => return Err(error),
-            Err(error) => error,
+            report.over_budget += 1;
+            due.etag.clone()
         };
-        tracing::warn!(repository.id = %due.id, error = %crate::errors::chain(&error), "the repository's open jobs could not be compared");
+        effect!("upkeep.scanned", repositories::scanned(&self.pool, due.id, etag.as_deref()).await)
+    }
+
+    async fn failed(&self, due: &Due, error: &ScanError, report: &mut BackfillReport) -> Result<(), StoreError> {
+        tracing::warn!(repository.id = %due.id, error = %crate::errors::chain(error), "the repository's open jobs could not be compared");
         report.failed += 1;
-        if let ScanError::GitHub(refusal) = &error
-            && place::suspect(&self.pool, due.tenant, due.id, refusal).await?
+        if let ScanError::GitHub(refusal) = error
+            && effect!("upkeep.scan_suspect", place::suspect(&self.pool, due.tenant, due.id, refusal).await)?
         {
             self.wakes.doubt.notify_one();
         }
-        repositories::scanned(&self.pool, due.id, due.etag.as_deref()).await
+        Ok(())
     }
 
     /// Compares one repository. Answers the mark of a list in which nothing was open on our side.
@@ -179,8 +188,8 @@ impl Backfill {
             }
         }
         let compared = compare(&open, &listed, &place);
-        jobs::confirm(&self.pool, &compared.confirmed).await?;
-        report.doubted += jobs::doubt_if(&self.pool, &compared.doubtful).await?;
+        effect!("upkeep.scan_confirm", jobs::confirm(&self.pool, &compared.confirmed).await)?;
+        report.doubted += effect!("upkeep.scan_doubt", jobs::doubt_if(&self.pool, &compared.doubtful).await)?;
         Ok(listed.etag)
     }
 

@@ -172,14 +172,17 @@ impl Doubts {
         let place = place::open(&self.pool, &self.ring, tenant, id).await?;
         let Some(found) = self.github.repository(place.installation, place.repository().id).await? else {
             tracing::info!(repository.id = %id, "the installation does not reach the repository any more: its jobs are not served");
-            repositories::mark_removed(&self.pool, id).await?;
-            jobs::doubt_repository(&self.pool, id).await?;
+            // Both or neither: jobs of a removed repository that nobody doubts would wait for half an hour.
+            let mut tx = self.pool.begin().await.map_err(StoreError::from)?;
+            repositories::mark_removed(&mut *tx, id).await?;
+            jobs::doubt_repository(&mut *tx, id).await?;
+            effect!("upkeep.repository_gone", tx.commit().await).map_err(StoreError::from)?;
             return Ok(());
         };
         let name = place.keys.seal_text(Column::RepositoryName, id.0, found.full_name.as_str());
         let visibility = if found.private { Visibility::Private } else { Visibility::Public };
-        repositories::rewrite(&self.pool, id, &name, visibility).await?;
-        repositories::confirm(&self.pool, id, since).await?;
+        effect!("upkeep.repository_name", repositories::rewrite(&self.pool, id, &name, visibility).await)?;
+        effect!("upkeep.repository_sure", repositories::confirm(&self.pool, id, since).await)?;
         Ok(())
     }
 
@@ -191,11 +194,11 @@ impl Doubts {
         };
         tracing::warn!(job.id = %row.id, error = %crate::errors::chain(&error), "the job's state is not known");
         if let DoubtError::GitHub(refusal) = &error
-            && place::suspect(&self.pool, row.tenant, row.repository, refusal).await?
+            && effect!("upkeep.ask_suspect", place::suspect(&self.pool, row.tenant, row.repository, refusal).await)?
         {
             self.wakes.doubt.notify_one();
         }
-        jobs::ask_later(&self.pool, row.id, UNANSWERED_WAIT).await?;
+        effect!("upkeep.ask_later", jobs::ask_later(&self.pool, row.id, UNANSWERED_WAIT).await)?;
         Ok(None)
     }
 
@@ -242,7 +245,7 @@ impl Doubts {
     /// GitHub answers nothing about it any more. What runs, runs to its end: its runner's exit ends its vm.
     async fn out_of_reach(&self, row: &Doubtful) -> Result<bool, DoubtError> {
         if row.state == JobState::Running && !row.vm_gone {
-            jobs::doubt_again(&self.pool, row.id).await?;
+            effect!("upkeep.out_of_reach", jobs::doubt_again(&self.pool, row.id).await)?;
             return Ok(false);
         }
         self.end(row, JobEnd::RepositoryGone).await

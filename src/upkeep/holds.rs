@@ -8,6 +8,7 @@
 
 use crate::github::{GitHub, HeldBudget, Hold};
 use crate::place;
+use crate::points::effect;
 use crate::secrets::KeyRing;
 use crate::store::github_holds::{self, Held};
 use crate::store::{StoreError, tenants};
@@ -46,10 +47,10 @@ impl Holds {
         for hold in self.github.holds() {
             let lookup = hold.installation.map(|id| self.ring.installation_lookup(id.0));
             let lookup = lookup.as_ref().map_or(&[][..], |lookup| lookup.as_bytes());
-            github_holds::put(&self.pool, lookup, hold.budget.as_str(), hold.wait).await?;
+            effect!("upkeep.hold_told", github_holds::put(&self.pool, lookup, hold.budget.as_str(), hold.wait).await)?;
             report.told += 1;
         }
-        for held in github_holds::current(&self.pool, BATCH).await? {
+        for held in effect!("upkeep.holds_over", github_holds::current(&self.pool, BATCH).await)? {
             report.obeyed += u32::from(self.obey(&held).await?);
         }
         Ok(report)

@@ -8,6 +8,7 @@
 //! Does not: decide what an attempt calls for.
 
 use crate::github::{Deliveries, Delivery, GitHub, GitHubError};
+use crate::points::effect;
 use crate::store::StoreError;
 use crate::store::delivery_log::{self, Reading};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -64,7 +65,7 @@ pub(super) async fn read<H: Handler>(
     walk.newest(&mut reading, bounds.overlap, now).await?;
     walk.backlog(&mut reading).await?;
     reading.good_at = walk.good_at;
-    delivery_log::set_reading(pool, &reading).await?;
+    effect!("upkeep.log_read", delivery_log::set_reading(pool, &reading).await)?;
     Ok(Read { pages: bounds.pages - walk.left, partial: reading.cursor.is_some() })
 }
 

@@ -13,6 +13,7 @@ use super::log::{self, Bounds, Handler};
 use crate::github::{Delivery, DeliveryDetail, GitHub, GitHubError};
 use crate::intake::{EVENTS, Intake, IntakeError, Receipt};
 use crate::metrics::{DeliveryOutcome, Metrics};
+use crate::points::effect;
 use crate::store::{StoreError, delivery_log, pass_leases};
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::StreamExt as _;
@@ -93,7 +94,7 @@ impl Pull {
     /// # Errors
     /// When the database or GitHub does not answer: what was fetched is not fetched again.
     pub async fn pass(&self, now: DateTime<Utc>) -> Result<PullReport, PullError> {
-        if !pass_leases::take(&self.pool, PASS, self.gateway, LEASE).await? {
+        if !effect!("upkeep.pull_lease", pass_leases::take(&self.pool, PASS, self.gateway, LEASE).await)? {
             return Ok(PullReport { elsewhere: true, ..PullReport::default() });
         }
         let read = log::read(&self.pool, &self.github, self, &BOUNDS, now).await;

@@ -11,6 +11,7 @@
 use super::log::{self, Bounds, Handler};
 use crate::github::{Delivery, GitHub, GitHubError};
 use crate::intake::EVENTS;
+use crate::points::effect;
 use crate::store::delivery_log::{self, Missed};
 use crate::store::{StoreError, pass_leases};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -69,11 +70,11 @@ impl Redeliver {
     /// # Errors
     /// When the database or GitHub does not answer. A delivery that could not be asked for is logged, and stops no other.
     pub async fn pass(&self, now: DateTime<Utc>) -> Result<RedeliverReport, RedeliverError> {
-        if !pass_leases::take(&self.pool, PASS, self.gateway, LEASE).await? {
+        if !effect!("upkeep.redeliver_lease", pass_leases::take(&self.pool, PASS, self.gateway, LEASE).await)? {
             return Ok(RedeliverReport { elsewhere: true, ..RedeliverReport::default() });
         }
         let read = log::read(&self.pool, &self.github, self, &BOUNDS, now).await?;
-        delivery_log::settle_missed(&self.pool, now - log::KEPT).await?;
+        effect!("upkeep.redeliver_settle", delivery_log::settle_missed(&self.pool, now - log::KEPT).await)?;
         let mut report = RedeliverReport { pages: read.pages, partial: read.partial, ..RedeliverReport::default() };
         for missed in delivery_log::due_missed(&self.pool, BATCH).await? {
             self.ask(&missed, &mut report).await?;
@@ -85,11 +86,11 @@ impl Redeliver {
     }
 
     async fn ask(&self, missed: &Missed, report: &mut RedeliverReport) -> Result<(), RedeliverError> {
-        delivery_log::count_asked(&self.pool, missed.guid).await?;
-        match self.github.redeliver(missed.attempt.unsigned_abs()).await {
+        effect!("upkeep.redeliver_count", delivery_log::count_asked(&self.pool, missed.guid).await)?;
+        match effect!("upkeep.redeliver_ask", self.github.redeliver(missed.attempt.unsigned_abs()).await) {
             Ok(()) => report.asked += 1,
             Err(GitHubError::NotFound { .. }) => {
-                delivery_log::forget_missed(&self.pool, missed.guid).await?;
+                effect!("upkeep.redeliver_forget", delivery_log::forget_missed(&self.pool, missed.guid).await)?;
                 report.dropped += 1;
             }
             Err(error @ GitHubError::RateLimited { .. }) => return Err(error.into()),
@@ -108,7 +109,7 @@ impl Handler for Redeliver {
         for failed in page.iter().filter(|one| !one.succeeded() && EVENTS.contains(&one.event.as_str())) {
             if let (Ok(guid), Ok(attempt)) = (failed.guid.parse(), i64::try_from(failed.id)) {
                 let missed = Missed { guid, attempt, failed_at: failed.delivered_at };
-                delivery_log::remember_missed(&self.pool, &missed).await?;
+                effect!("upkeep.redeliver_note", delivery_log::remember_missed(&self.pool, &missed).await)?;
             }
         }
         Ok(())

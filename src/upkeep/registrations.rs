@@ -16,6 +16,7 @@ use crate::domain::ids::{FleetId, RepositoryId, TenantId};
 use crate::domain::runner::{RunnerState, name_prefix};
 use crate::github::{GitHub, GitHubError, Removal, RunnerInfo, Scope};
 use crate::place::{self, Place, PlaceError};
+use crate::points::effect;
 use crate::secrets::{Column, KeyRing, SecretsError};
 use crate::store::{StoreError, pass_leases, repositories, runners};
 use crate::troubles::Troubles;
@@ -102,7 +103,7 @@ impl Registrations {
     /// When the database is away. A repository that cannot be handled is logged, and stops no other.
     pub async fn pass(&self) -> Result<RegistrationsReport, StoreError> {
         let mut report = RegistrationsReport::default();
-        if !pass_leases::take(&self.pool, PASS, self.gateway, LEASE).await? {
+        if !effect!("upkeep.registrations_lease", pass_leases::take(&self.pool, PASS, self.gateway, LEASE).await)? {
             report.elsewhere = true;
             return Ok(report);
         }
@@ -114,11 +115,14 @@ impl Registrations {
                     tracing::warn!(repository.id = %repository, error = %crate::errors::chain(&error), "the repository's registrations could not be compared");
                     report.failed += 1;
                     if let SweepError::GitHub(refusal) = &error {
-                        place::suspect(&self.pool, tenant, repository, refusal).await?;
+                        effect!(
+                            "upkeep.registrations_suspect",
+                            place::suspect(&self.pool, tenant, repository, refusal).await
+                        )?;
                     }
                 }
             }
-            repositories::swept(&self.pool, repository).await?;
+            effect!("upkeep.registrations_swept", repositories::swept(&self.pool, repository).await)?;
         }
         Ok(report)
     }
@@ -186,7 +190,12 @@ impl Registrations {
             report.busy += 1;
             return Ok(());
         }
-        match self.github.remove_runner(place.installation, place.repository(), self.scope, runner.id).await? {
+        let (scope, repository) = (self.scope, place.repository());
+        let answer = effect!(
+            "upkeep.registrations_remove",
+            self.github.remove_runner(place.installation, repository, scope, runner.id).await
+        );
+        match answer? {
             Removal::Gone => {
                 tracing::warn!("a registration without an owner was deleted");
                 report.deleted += 1;

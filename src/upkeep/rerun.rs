@@ -9,6 +9,7 @@
 
 use crate::github::{GitHub, GitHubError};
 use crate::place::{self, PlaceError};
+use crate::points::effect;
 use crate::secrets::{Column, KeyRing, SecretsError};
 use crate::store::lost_jobs::{self, LostJob};
 use crate::store::{Applied, StoreError};
@@ -65,7 +66,7 @@ impl Rerun {
     pub async fn pass(&self) -> Result<RerunReport, StoreError> {
         let mut report = RerunReport::default();
         for job in lost_jobs::to_rerun(&self.pool, ATTEMPTS, BATCH).await? {
-            if lost_jobs::begin_rerun(&self.pool, job.id).await? == Applied::Stale {
+            if effect!("upkeep.rerun_begin", lost_jobs::begin_rerun(&self.pool, job.id).await)? == Applied::Stale {
                 continue;
             }
             match self.ask(&job).await {
@@ -79,7 +80,7 @@ impl Rerun {
                 }
                 Err(error) => {
                     tracing::warn!(job.id = %job.id, error = %crate::errors::chain(&error), "GitHub does not run the lost job again yet");
-                    lost_jobs::rerun_later(&self.pool, job.id, REFUSED_WAIT).await?;
+                    effect!("upkeep.rerun_later", lost_jobs::rerun_later(&self.pool, job.id, REFUSED_WAIT).await)?;
                     report.postponed += 1;
                 }
             }
@@ -91,6 +92,6 @@ impl Rerun {
         let place = place::open(&self.pool, &self.ring, job.tenant, job.repository).await?;
         let sealed = lost_jobs::github_id(&self.pool, job.id).await?.ok_or(PlaceError::Missing("job"))?;
         let id = place.keys.open_id(Column::JobGithubId, job.id.0, &sealed)?;
-        Ok(self.github.rerun_job(place.installation, place.repository(), id).await?)
+        Ok(effect!("upkeep.rerun_ask", self.github.rerun_job(place.installation, place.repository(), id).await)?)
     }
 }

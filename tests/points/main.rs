@@ -16,6 +16,7 @@ mod database;
 mod daemon;
 #[path = "support/machines.rs"]
 mod machines;
+mod reconcile;
 mod source;
 mod stories;
 mod table;

@@ -1,8 +1,9 @@
 //! What happens to a daemon: each story meets some of its effects. None knows where the daemon dies.
 
-use crate::world::{LABEL, World};
+use crate::reconcile;
+use crate::world::{LABEL, Setup, World};
 use fake_github::runner::{Behaviour, Work};
-use fake_github::{Conclusion, Visibility};
+use fake_github::{Conclusion, Failure, Visibility};
 use flyci::hypervisor::fake::{Fault, Step};
 use futures_util::future::{BoxFuture, FutureExt};
 use serde_json::json;
@@ -23,8 +24,7 @@ const SHORT_IDLE: &str = "idle_timeout = \"1s\"";
 #[derive(Clone, Copy)]
 pub struct Story {
     pub name: &'static str,
-    /// Lines under `[limits]`.
-    pub limits: &'static str,
+    pub setup: Setup,
     /// What is met while the daemon starts is not this story's: it says itself from when on the daemon may die.
     pub dies_late: bool,
     /// Plays it. The deaths are for a story that says when.
@@ -33,7 +33,18 @@ pub struct Story {
 
 macro_rules! story {
     ($name:literal, $limits:expr, $play:path) => {
-        Story { name: $name, limits: $limits, dies_late: false, play: |world, _| $play(world).boxed() }
+        Story { name: $name, setup: Setup::with($limits), dies_late: false, play: |world, _| $play(world).boxed() }
+    };
+}
+
+macro_rules! late_story {
+    ($name:literal, $limits:expr, $play:path) => {
+        Story {
+            name: $name,
+            setup: Setup::with($limits),
+            dies_late: true,
+            play: |world, deaths| $play(world, deaths).boxed(),
+        }
     };
 }
 
@@ -58,19 +69,31 @@ pub const STORIES: &[Story] = &[
     story!("news of repositories", USUAL, news),
     story!("a machine that was unreachable", USUAL, unreachable),
     story!("an orphan", USUAL, an_orphan),
-    Story { name: "old rows", limits: USUAL, dies_late: true, play: |world, deaths| old_rows(world, deaths).boxed() },
+    story!("lost, and GitHub does not know it yet", USUAL, lost_unknown_to_github),
+    story!("taken away while it runs", USUAL, taken_away_while_running),
+    story!("GitHub holds calls back", USUAL, held_back),
+    Story { setup: Setup { pulls: true, ..Setup::with(USUAL) }, ..story!("a pulled delivery", USUAL, a_job) },
+    Story { setup: Setup { dedicated: true, ..Setup::with(USUAL) }, ..story!("a dedicated host", USUAL, a_job) },
+    late_story!("deliveries fail", USUAL, reconcile::deliveries_fail),
+    late_story!("deliveries are lost", USUAL, reconcile::deliveries_are_lost),
+    late_story!("lists are refused", USUAL, reconcile::lists_are_refused),
+    late_story!("taken away unheard", USUAL, reconcile::taken_away_unheard),
+    late_story!("an orphaned registration", USUAL, reconcile::an_orphaned_registration),
+    late_story!("a lost job runs again", reconcile::RERUNS, reconcile::a_lost_job_runs_again),
+    late_story!("a lost job does not run again", reconcile::RERUNS, reconcile::a_lost_job_does_not_run_again),
+    late_story!("old rows", USUAL, reconcile::old_rows),
 ];
 
 /// Played at each point that it meets, besides.
 pub const POWER_CUT: Story = story!("a power cut", USUAL, a_power_cut);
 
 /// A runner that ends its job well after a while.
-fn working_for(milliseconds: u64) -> Behaviour {
+pub fn working_for(milliseconds: u64) -> Behaviour {
     Behaviour::working(Work::For(Duration::from_millis(milliseconds), Conclusion::Success))
 }
 
 /// Machines that are lost with their jobs are given up soon.
-fn impatient(world: &World) {
+pub fn impatient(world: &World) {
     world.github.switch(|switches| {
         switches.silence_ms = 300;
         switches.lost_after_ms = 300;
@@ -93,7 +116,7 @@ async fn a_power_cut(world: &World) {
     world.runners.will(working_for(300));
     let job = world.queue();
     world.over(job).await;
-    world.jobs_are(&["done"]).await;
+    world.until("SELECT state FROM jobs WHERE state NOT IN ('done', 'lost')", &[]).await;
 }
 
 /// Its runner never hears of it.
@@ -228,8 +251,9 @@ async fn doubts(world: &World) {
     world.until_some("SELECT FROM vms WHERE state = 'booting'").await;
     world.github.switch(|switches| switches.outage = true);
     world.execute("UPDATE jobs SET verify_since = '2020-01-01'").await;
-    world.until_some("SELECT FROM jobs WHERE verify_since > '2021-01-01'").await;
+    world.until_some("SELECT FROM jobs WHERE ask_after IS NOT NULL").await;
     world.github.switch(|switches| switches.outage = false);
+    world.execute("UPDATE jobs SET ask_after = NULL").await;
     world.until_some("SELECT FROM jobs WHERE verify_since IS NULL").await;
 
     let overdue = world.queue();
@@ -242,7 +266,7 @@ async fn doubts(world: &World) {
     world.machines.heal(Step::Ready);
     world.until_some("SELECT FROM jobs WHERE state = 'running'").await;
     world.execute("UPDATE jobs SET verify_since = '2020-01-01' WHERE state = 'running'").await;
-    world.until_some("SELECT FROM jobs WHERE state <> 'running' OR verify_since > '2021-01-01'").await;
+    world.until("SELECT state FROM jobs WHERE state = 'running' AND verify_since < '2021-01-01'", &[]).await;
     world.served(job).await;
     world.until_some("SELECT FROM jobs WHERE state = 'done'").await;
 }
@@ -325,24 +349,39 @@ async fn an_orphan(world: &World) {
     world.jobs_are(&["done"]).await;
 }
 
-async fn old_rows(world: &World, deaths: &[String]) {
+/// GitHub calls the job running for some time after its machine went.
+async fn lost_unknown_to_github(world: &World) {
+    impatient(world);
+    world.github.switch(|switches| switches.lost_after_ms = 12_000);
+    world.runners.will(Behaviour::working(Work::Freeze));
+    let job = world.queue();
+    world.jobs_are(&["running"]).await;
+    world.machines.vms().into_iter().for_each(|vm| world.machines.crash(vm));
+    world.until("SELECT state FROM vms", &["gone"]).await;
+    world.execute("UPDATE jobs SET verify_since = '2020-01-01'").await;
+    world.until_some("SELECT FROM jobs WHERE verify_since > '2021-01-01'").await;
+    world.over(job).await;
+    world.jobs_are(&["lost"]).await;
+}
+
+/// GitHub tells nothing of the job any more, nor lets anybody ask.
+async fn taken_away_while_running(world: &World) {
+    world.runners.will(working_for(12_000));
+    let job = world.queue();
+    world.jobs_are(&["running"]).await;
+    world.github.select(&world.repo, false);
+    world.until_some("SELECT FROM repositories WHERE removed_at IS NOT NULL").await;
+    world.execute("UPDATE jobs SET verify_since = '2020-01-01'").await;
+    world.over(job).await;
+    world.jobs_are(&["lost"]).await;
+}
+
+async fn held_back(world: &World) {
+    world.github.switch(|switches| {
+        let route = MINT.to_owned();
+        switches.failures.push(Failure { route, status: 403, times: 1, after_effect: false, retry_after_s: Some(8) });
+    });
     let job = world.queue();
     world.served(job).await;
     world.jobs_are(&["done"]).await;
-    world.github.queue_job(&world.repo, &["flyci-nobody-has-it"], fake_github::JobScript::new());
-    world.until_some("SELECT FROM refusals").await;
-    world.until("SELECT state FROM vms", &["gone"]).await;
-    world.until("SELECT state FROM runners", &["removed"]).await;
-    world
-        .while_it_is_away(deaths, async || {
-            for (table, time) in
-                [("deliveries", "received_at"), ("refusals", "refused_at"), ("jobs", "received_at"), ("vms", "gone_at")]
-            {
-                world.execute(&format!("UPDATE {table} SET {time} = '2020-01-01'")).await;
-            }
-        })
-        .await;
-    for table in ["jobs", "vms", "refusals", "deliveries"] {
-        world.until(&format!("SELECT 'there' FROM {table} LIMIT 1"), &[]).await;
-    }
 }

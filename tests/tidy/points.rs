@@ -12,8 +12,26 @@ use std::collections::BTreeMap;
 const MODULES: &[&str] = &["src/intake/", "src/dispatch/", "src/mint/", "src/lifecycle/", "src/upkeep/"];
 /// How they call whom they have things done by, and what of that only reads.
 const CALLS: &[(&str, &[&str])] = &[
-    ("github.", &["find_runner", "job", "installation"]),
-    ("hypervisor.", &["presence", "ended", "list", "guest"]),
+    (
+        "github.",
+        &[
+            // They ask.
+            "find_runner",
+            "runner",
+            "list_runners",
+            "job",
+            "open_jobs",
+            "run",
+            "repository",
+            "installation",
+            "deliveries",
+            "delivery",
+            // They are of this process alone.
+            "holds",
+            "hold",
+        ],
+    ),
+    ("hypervisor.", &["presence", "ended", "last_words", "lost_slots", "list", "guest"]),
     ("guest.", &["ready", "probe", "wait"]),
 ];
 /// How they name the pool, as the first argument of a function of the store.
@@ -28,6 +46,16 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
         "its callers are points, each with the name of its event",
     ),
     ("src/lifecycle/bringup.rs", "let _ = machine.advance(vm, event).await?;", "its callers are points"),
+    (
+        "src/upkeep/redeliver.rs",
+        "let read = log::read(&self.pool, &self.github, self, &BOUNDS, now).await?;",
+        "what it changes are points",
+    ),
+    (
+        "src/upkeep/pull.rs",
+        "let read = log::read(&self.pool, &self.github, self, &BOUNDS, now).await;",
+        "what it changes are points",
+    ),
 ];
 
 /// Every effect has its point.

@@ -2,6 +2,7 @@
 //! A call whose daemon dies is cut off, as a half-made clone would be; what runs goes on.
 
 use flyci::domain::ids::VmId;
+use flyci::domain::profile::Display;
 use flyci::domain::units::Bytes;
 use flyci::guest::{Guest, GuestError, RunnerEnd, RunnerProbe, RunnerStart};
 use flyci::hypervisor::fake::FakeHypervisor;
@@ -114,7 +115,15 @@ async fn act(machines: &FakeHypervisor, call: Call) -> Result<Value, String> {
 
 /// Pretended machines are made of their id alone.
 fn spec(id: VmId) -> VmSpec {
-    VmSpec { id, slot: 0, image: PathBuf::new(), cpus: 1, memory: Bytes(0), disk_free: Bytes(0) }
+    VmSpec {
+        id,
+        slot: 0,
+        image: PathBuf::new(),
+        cpus: 1,
+        memory: Bytes(0),
+        disk_free: Bytes(0),
+        display: Display::default(),
+    }
 }
 
 /// The machines as the daemon sees them.

@@ -20,7 +20,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -31,15 +31,34 @@ use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 /// No step of a story takes longer, a restart and the waits of a machine with many daemons included.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(90);
 /// Pause before something is looked at again.
 const AGAIN: Duration = Duration::from_millis(50);
 /// How often it is looked which deliveries failed.
 const REDELIVER: Duration = Duration::from_millis(200);
 /// How much of the daemon's log is shown when a run fails, in lines.
 const LOG_LINES: usize = 40;
+/// Where daemons begin to look for a port of their own.
+const FIRST_PORT: u16 = 21_000;
 /// The profile of the stories.
 pub const LABEL: &str = "flyci-test";
+
+/// What is not the same in all worlds.
+#[derive(Clone, Copy)]
+pub struct Setup {
+    /// Lines under `[limits]`.
+    pub limits: &'static str,
+    /// Deliveries are pulled.
+    pub pulls: bool,
+    /// The host serves the one installation alone.
+    pub dedicated: bool,
+}
+
+impl Setup {
+    pub const fn with(limits: &'static str) -> Self {
+        Self { limits, pulls: false, dedicated: false }
+    }
+}
 
 /// A world with one organisation and one private repository.
 pub struct World {
@@ -54,6 +73,7 @@ pub struct World {
     running: watch::Receiver<bool>,
     failure: Arc<Mutex<Option<String>>>,
     power_cut: Arc<AtomicBool>,
+    sends_again: Arc<AtomicBool>,
     _tasks: [AbortOnDropHandle<()>; 2],
 }
 
@@ -84,16 +104,15 @@ impl FakeRunner for Runners {
 }
 
 impl World {
-    /// Puts it up, with lines under `[limits]`; the daemon dies at the last of `deaths`, once each was reached in turn.
-    pub async fn new(limits: &str, deaths: &[String]) -> Self {
+    /// Puts it up; the daemon dies at the last of `deaths`, once each was reached in turn.
+    pub async fn new(setup: &Setup, deaths: &[String]) -> Self {
         let db = TestDatabase::new().await;
         let github = Arc::new(FakeGitHub::start(Options::default()).await.expect("the simulated GitHub starts"));
         // Below `/tmp`, for the path of a socket must be short.
         let folder = tempfile::Builder::new().prefix("flyci-points-").tempdir_in("/tmp").expect("a folder");
-        let web = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+        let web = port();
         write(folder.path(), "app.pem", github.private_key_pem());
         write(folder.path(), "webhook.secret", github.webhook_secret());
-        write(folder.path(), CONFIG, &config(&github, &db.url, web, limits));
         let runners =
             Arc::new(Runners { behaviour: Mutex::default(), started: Mutex::default(), twice: Mutex::default() });
         let machines = FakeHypervisor::new(FakeOptions::default(), Arc::clone(&runners) as Arc<dyn FakeRunner>);
@@ -103,6 +122,7 @@ impl World {
         let (runs, running) = watch::channel(false);
         let failure = Arc::new(Mutex::new(None));
         let power_cut = Arc::new(AtomicBool::new(false));
+        let sends_again = Arc::new(AtomicBool::new(!setup.pulls));
         let keeper = Keeper {
             place: folder.path().to_owned(),
             owner: db.owner.clone(),
@@ -110,16 +130,32 @@ impl World {
             runs,
             failure: Arc::clone(&failure),
             power_cut: Arc::clone(&power_cut),
+            sends_again: Arc::clone(&sends_again),
             machines: Arc::clone(&machines),
         };
         arm(folder.path(), deaths);
         let acme = github.install("acme", AccountKind::Organization);
         let repo = github.repository(&acme, "app", Visibility::Private);
+        write(folder.path(), CONFIG, &config(&github, &db.url, web, setup, &acme));
         let tasks = [
             AbortOnDropHandle::new(tokio::spawn(machines::serve(listener, Arc::clone(&machines)))),
             AbortOnDropHandle::new(tokio::spawn(keeper.keep(Arc::clone(&github)))),
         ];
-        Self { github, machines, runners, acme, repo, db, folder, wanted, running, failure, power_cut, _tasks: tasks }
+        Self {
+            github,
+            machines,
+            runners,
+            acme,
+            repo,
+            db,
+            folder,
+            wanted,
+            running,
+            failure,
+            power_cut,
+            sends_again,
+            _tasks: tasks,
+        }
     }
 
     /// The daemon is killed, `meanwhile` happens, and it is started again; if it is to die, then from now on.
@@ -137,6 +173,24 @@ impl World {
         self.power_cut.store(true, Ordering::SeqCst);
     }
 
+    /// From now on only the daemon has GitHub send again what it could not deliver.
+    pub fn sends_once(&self) {
+        self.sends_again.store(false, Ordering::SeqCst);
+    }
+
+    /// Loses every delivery from now on, without a trace, or none.
+    pub fn lose_deliveries(&self, lose: bool) {
+        self.github.switch(|switches| {
+            switches.deliveries.drop_fraction = if lose { 1.0 } else { 0.0 };
+            switches.deliveries.drop_without_trace = lose;
+        });
+    }
+
+    /// Waits until GitHub has tried all its deliveries.
+    pub async fn tried_all(&self) {
+        self.github.deliveries_settled(PATIENCE).await.expect("the deliveries are tried in time");
+    }
+
     /// Queues a job of the repository.
     pub fn queue(&self) -> JobHandle {
         self.github.queue_job(&self.repo, &[LABEL], JobScript::new().step("true"))
@@ -147,6 +201,34 @@ impl World {
         match self.github.job_completed(job.id, PATIENCE).await {
             Ok(view) => view,
             Err(late) => panic!("{late}\n{}", self.picture().await),
+        }
+    }
+
+    /// Waits until GitHub says that all jobs are over.
+    pub async fn ended_all(&self) {
+        for job in self.github.jobs() {
+            if let Err(late) = self.github.job_completed(job.id, PATIENCE).await {
+                panic!("{late}\n{}", self.picture().await);
+            }
+        }
+    }
+
+    /// Waits until the daemon reached a point, or died where it was to.
+    pub async fn reaches_or_dies(&self, point: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.died() && !self.reached().contains(point) {
+            if Instant::now() >= deadline {
+                panic!("it does not reach {point}\n{}", self.picture().await);
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
+    /// The daemon may die yet where it is to.
+    pub async fn may_die_within(&self, soon: Duration) {
+        let deadline = Instant::now() + soon;
+        while !self.died() && Instant::now() < deadline {
+            sleep(AGAIN).await;
         }
     }
 
@@ -254,6 +336,7 @@ struct Keeper {
     runs: watch::Sender<bool>,
     failure: Arc<Mutex<Option<String>>>,
     power_cut: Arc<AtomicBool>,
+    sends_again: Arc<AtomicBool>,
     machines: Arc<FakeHypervisor>,
 }
 
@@ -270,7 +353,9 @@ impl Keeper {
                         child.kill().await.expect("a child");
                         break true;
                     }
-                    () = sleep(REDELIVER) => redeliver(&github, &mut asked),
+                    () = sleep(REDELIVER) => if self.sends_again.load(Ordering::SeqCst) {
+                        redeliver(&github, &mut asked);
+                    },
                 }
             };
             if !killed {
@@ -330,7 +415,17 @@ fn write(folder: &Path, name: &str, text: &str) {
     fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("its mode is set");
 }
 
-fn config(github: &FakeGitHub, database: &str, web: u16, limits: &str) -> String {
+/// A port that nobody has, below those that the system gives away: the daemon has it again after a restart.
+fn port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(FIRST_PORT);
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::SeqCst)).find(free).expect("there are some")
+}
+
+fn config(github: &FakeGitHub, database: &str, web: u16, setup: &Setup, only: &Installation) -> String {
+    let intake = if setup.pulls { "pull" } else { "webhook" };
+    let dedicated = if setup.dedicated { format!("dedicated_to = [{}]", only.id) } else { String::new() };
+    let limits = setup.limits;
     format!(
         r#"
 data_dir = "data"
@@ -345,6 +440,7 @@ api_url = "{api}"
 app_id = {app}
 private_key_file = "app.pem"
 webhook_secret_file = "webhook.secret"
+intake = "{intake}"
 [tenants]
 admission = "open"
 [database]
@@ -353,6 +449,7 @@ url = "{database}"
 name = "test"
 hypervisor = "fake"
 slots = 2
+{dedicated}
 [limits]
 {limits}
 [[profiles]]
