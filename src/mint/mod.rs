@@ -239,7 +239,7 @@ impl Minter {
             let act = Act { actor: "gateway", action: "runner.mint", subject: &subject, detail: Some(&detail) };
             self.trail.append_within(&mut tx, &act).await?;
         }
-        tx.commit().await?;
+        effect!("mint.store", tx.commit().await)?;
         Ok(applied)
     }
 

@@ -9,6 +9,7 @@
 use super::keys::{KeyPlan, shown};
 use crate::domain::ids::TenantId;
 use crate::errors::chain;
+use crate::points::effect;
 use crate::secrets::KeyRing;
 use crate::store::audit::{Act, Trail};
 use crate::store::erasure::{self, Due};
@@ -87,7 +88,7 @@ impl Eraser {
         erasure::ask(&mut *tx, tenant).await?;
         let subject = tenant.to_string();
         self.trail.append_within(&mut tx, &Act { actor, action: "tenant.erase", subject: &subject, detail }).await?;
-        tx.commit().await?;
+        effect!("upkeep.erase_ask", tx.commit().await)?;
         self.wakes.demand.notify_one();
         self.wakes.erase.notify_one();
         Ok(())
@@ -122,7 +123,7 @@ impl Eraser {
     }
 
     async fn erase(&self, due: &Due, now: DateTime<Utc>) -> Result<bool, StoreError> {
-        for vm in erasure::kill_vms(&self.pool, due.id).await? {
+        for vm in effect!("upkeep.erase_vms", erasure::kill_vms(&self.pool, due.id).await)? {
             self.wakes.vm(vm);
         }
         if due.vms > 0 || (due.runners > 0 && now - due.asked_at < REMOVAL_PATIENCE) {
@@ -130,7 +131,7 @@ impl Eraser {
             return Ok(false);
         }
         for _ in 0..BATCHES {
-            if erasure::remove_rows(&self.pool, due.id, BATCH).await? == 0 {
+            if effect!("upkeep.erase_rows", erasure::remove_rows(&self.pool, due.id, BATCH).await)? == 0 {
                 return self.finish(due.id, now).await;
             }
             self.unclean.store(true, Ordering::SeqCst);
@@ -145,7 +146,7 @@ impl Eraser {
             let act = Act { actor: "gateway", action: "tenant.erased", subject: &subject, detail: Some(&detail) };
             self.trail.append_within(&mut tx, &act).await?;
         }
-        tx.commit().await?;
+        effect!("upkeep.erase_finish", tx.commit().await)?;
         self.ring.forget(tenant);
         self.unclean.store(true, Ordering::SeqCst);
         tracing::info!(tenant.id = %tenant, "the tenant is erased: {detail}");

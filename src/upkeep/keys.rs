@@ -6,6 +6,7 @@
 
 use crate::domain::ids::TenantId;
 use crate::errors::chain;
+use crate::points::effect;
 use crate::secrets::{Column, KeyId, KeyRing, SecretsError};
 use crate::store::StoreError;
 use crate::store::audit::{self, Act, Trail};
@@ -148,10 +149,10 @@ impl Keeper {
 
     async fn begin(&self, actor: &str) -> Result<(), KeysError> {
         let old = self.ring.master_key_id();
-        let new = self.ring.begin_rotation()?;
+        let new = effect!("upkeep.keys_made", self.ring.begin_rotation())?;
         let (subject, detail) = (new.to_string(), format!("after {old}"));
         let act = Act { actor, action: "key.rotate", subject: &subject, detail: Some(&detail) };
-        self.trail.append(&self.pool, &act).await?;
+        effect!("upkeep.keys_begun", self.trail.append(&self.pool, &act).await)?;
         tracing::info!(key = %new, "a new master key is made; everything is wrapped by it now");
         Ok(())
     }
@@ -171,7 +172,7 @@ impl Keeper {
         let wraps = self.ring.master_key_id();
         let others = self.ring.master_key_ids().into_iter().filter(|id| *id != wraps);
         let ids: Vec<KeyId> = std::iter::once(wraps).chain(others).collect();
-        Ok(keys::announce(&self.pool, self.gateway, &self.name, &ids).await?)
+        Ok(effect!("upkeep.keys_told", keys::announce(&self.pool, self.gateway, &self.name, &ids).await)?)
     }
 
     /// The gateways that run and do not have the newest key.
@@ -186,7 +187,8 @@ impl Keeper {
         if let Some((id, wrapped)) = audit::find_key(&self.pool).await?
             && crate::secrets::wrapped_by(&wrapped) != Some(current)
         {
-            audit::rewrap_key(&self.pool, id, &wrapped, &self.ring.rewrap_audit_key(id, &wrapped)?).await?;
+            let anew = self.ring.rewrap_audit_key(id, &wrapped)?;
+            effect!("upkeep.keys_trail", audit::rewrap_key(&self.pool, id, &wrapped, &anew).await)?;
         }
         let mut after = TenantId(Uuid::nil());
         for _ in 0..BATCHES {
@@ -215,8 +217,12 @@ impl Keeper {
         let installation = opened.open_id(Column::TenantInstallationId, id, &tenant.installation_id)?;
         let account = opened.open_id(Column::TenantAccountId, id, &tenant.account_id)?;
         let wrapped = self.ring.rewrap(tenant.id, &tenant.wrapped_keys)?;
-        let lookups = (self.ring.installation_lookup(installation), self.ring.account_lookup(account));
-        Ok(keys::rewrap(&self.pool, tenant, &wrapped, lookups.0, lookups.1).await?)
+        let by_installation = self.ring.installation_lookup(installation);
+        let by_account = self.ring.account_lookup(account);
+        Ok(effect!(
+            "upkeep.keys_tenant",
+            keys::rewrap(&self.pool, tenant, &wrapped, by_installation, by_account).await
+        )?)
     }
 
     /// Destroys the master keys of before, if nothing needs them and no gateway wraps with one.
@@ -236,8 +242,8 @@ impl Keeper {
         let needed = keys::master_keys(&mut *tx).await?;
         let is_needed = |id: &&KeyId| needed.iter().any(|key| key.id == **id && key.is_needed());
         let gone: Vec<KeyId> = old.iter().filter(|id| !is_needed(id)).copied().collect();
-        let is_destroyed = !gone.is_empty() && self.ring.destroy(&gone)?;
-        tx.commit().await?;
+        let is_destroyed = !gone.is_empty() && effect!("upkeep.keys_destroy", self.ring.destroy(&gone))?;
+        effect!("upkeep.keys_unlock", tx.commit().await)?;
         if !is_destroyed {
             return Ok(0);
         }
@@ -265,7 +271,7 @@ impl Keeper {
                     Act { actor: "gateway", action: "tenant.erasure_final", subject: &subject, detail: Some(&day) };
                 self.trail.append_within(&mut tx, &act).await?;
             }
-            tx.commit().await?;
+            effect!("upkeep.keys_settle", tx.commit().await)?;
             tracing::info!(key = %key.id, "the master key is destroyed: no gateway has it any more");
         }
         Ok(())

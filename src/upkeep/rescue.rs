@@ -20,6 +20,7 @@ use crate::domain::reason::VmEnd;
 use crate::domain::runner::RunnerState;
 use crate::domain::vm::{VmEvent, VmState};
 use crate::domain::{ids::HostId, job::JobState};
+use crate::points::effect;
 use crate::store::rescue::{self, Beat, Stranded};
 use crate::store::vms::{self, Fence};
 use crate::store::{Applied, StoreError, jobs, pass_leases};
@@ -89,7 +90,7 @@ impl Rescue {
     async fn look(&self, now: Instant) -> Result<RescueReport, StoreError> {
         let mut report = RescueReport::default();
         // Its own beat: a write, as the hosts' are.
-        if !pass_leases::take(&self.pool, PASS, self.gateway, PASS_LEASE).await? {
+        if !effect!("upkeep.rescue_lease", pass_leases::take(&self.pool, PASS, self.gateway, PASS_LEASE).await)? {
             report.elsewhere = true;
             return Ok(report);
         }
@@ -117,7 +118,7 @@ impl Rescue {
         for vm in rescue::stranded(&mut *tx, beat.host, ASK_AGAIN).await? {
             apply(&mut tx, fence, &vm, judge(&vm), &mut done).await?;
         }
-        tx.commit().await?;
+        effect!("upkeep.rescue", tx.commit().await)?;
         if done != RescueReport::default() {
             tracing::warn!(
                 host.id = %beat.host, abandoned = done.abandoned, asked = done.asked, unreachable = done.unreachable,

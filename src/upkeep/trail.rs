@@ -1,6 +1,7 @@
 //! Looks after the audit trail: tells its heads to the log, removes what is beyond its retention behind a
 //! checkpoint, and verifies it.
 
+use crate::points::effect;
 use crate::secrets::{KeyRing, SecretsError};
 use crate::store::StoreError;
 use crate::store::audit::{self, Act, CHECKPOINT, Entry, Head, Trail, UNKEYED};
@@ -35,7 +36,7 @@ pub async fn open(pool: &PgPool, ring: &KeyRing, name: &str) -> Result<Trail, Tr
         Some(found) => found,
         None => {
             let id = Uuid::new_v4();
-            audit::insert_key(pool, id, &ring.new_audit_key(id)).await?;
+            effect!("upkeep.trail_key", audit::insert_key(pool, id, &ring.new_audit_key(id)).await)?;
             // Another gateway may have been faster: its key counts.
             audit::find_key(pool).await?.ok_or_else(|| StoreError::from(sqlx::Error::RowNotFound))?
         }
@@ -99,7 +100,7 @@ impl Auditor {
         }
         let act = Act { actor: "gateway", action: CHECKPOINT, subject: &up_to.chain, detail: Some(&detail) };
         self.trail.append_within(&mut tx, &act).await?;
-        tx.commit().await?;
+        effect!("upkeep.trail_prune", tx.commit().await)?;
         Ok(removed)
     }
 

@@ -167,17 +167,53 @@ pub async fn old_rows(world: &World, deaths: &[String]) {
     world.until("SELECT state FROM runners", &["removed"]).await;
     world
         .while_it_is_away(deaths, async || {
-            for (table, time) in
-                [("deliveries", "received_at"), ("refusals", "refused_at"), ("jobs", "received_at"), ("vms", "gone_at")]
-            {
+            for (table, time) in [
+                ("deliveries", "received_at"),
+                ("refusals", "refused_at"),
+                ("jobs", "received_at"),
+                ("vms", "gone_at"),
+                ("audit", "at"),
+            ] {
                 world.execute(&format!("UPDATE {table} SET {time} = '2020-01-01'")).await;
             }
         })
         .await;
-    for table in ["vms", "refusals"] {
-        world.until(&format!("SELECT 'there' FROM {table} LIMIT 1"), &[]).await;
+    world.until("SELECT action FROM audit WHERE at < '2021-01-01' AND action = 'audit.begin'", &[]).await;
+    // What is open at GitHub is told, and refused, again.
+    for (table, time) in
+        [("deliveries", "received_at"), ("refusals", "refused_at"), ("jobs", "received_at"), ("vms", "gone_at")]
+    {
+        world.until(&format!("SELECT 'there' FROM {table} WHERE {time} < '2021-01-01' LIMIT 1"), &[]).await;
     }
-    for table in ["jobs", "deliveries"] {
-        world.until(&format!("SELECT 'there' FROM {table} WHERE received_at < '2021-01-01' LIMIT 1"), &[]).await;
+}
+
+/// It uninstalled the App longer ago than it is kept.
+pub async fn an_account_is_forgotten(world: &World, deaths: &[String]) {
+    let job = world.queue();
+    world.served(job).await;
+    world.jobs_are(&["done"]).await;
+    world.until("SELECT state FROM vms", &["gone"]).await;
+    world.until("SELECT state FROM runners", &["removed"]).await;
+    world.github.uninstall(&world.acme);
+    world.until_some("SELECT FROM tenants WHERE uninstalled_at IS NOT NULL").await;
+    world
+        .while_it_is_away(deaths, async || world.execute("UPDATE tenants SET uninstalled_at = '2020-01-01'").await)
+        .await;
+    for table in ["tenants", "jobs", "runners"] {
+        world.until(&format!("SELECT id::text FROM {table}"), &[]).await;
     }
+}
+
+/// It is older than it may become.
+pub async fn the_master_key_is_rotated(world: &World, deaths: &[String]) {
+    let job = world.queue();
+    world.served(job).await;
+    world.jobs_are(&["done"]).await;
+    world
+        .while_it_is_away(deaths, async || world.execute("UPDATE master_keys SET first_at = '2020-01-01'").await)
+        .await;
+    world.until("SELECT count(*)::text FROM master_keys WHERE destroyed_at IS NOT NULL", &["1"]).await;
+    let job = world.queue();
+    world.served(job).await;
+    world.jobs_are(&["done", "done"]).await;
 }

@@ -72,6 +72,7 @@ pub const STORIES: &[Story] = &[
     story!("lost, and GitHub does not know it yet", USUAL, lost_unknown_to_github),
     story!("taken away while it runs", USUAL, taken_away_while_running),
     story!("GitHub holds calls back", USUAL, held_back),
+    story!("a host is silent", USUAL, a_host_is_silent),
     Story { setup: Setup { pulls: true, ..Setup::with(USUAL) }, ..story!("a pulled delivery", USUAL, a_job) },
     Story { setup: Setup { dedicated: true, ..Setup::with(USUAL) }, ..story!("a dedicated host", USUAL, a_job) },
     late_story!("deliveries fail", USUAL, reconcile::deliveries_fail),
@@ -82,6 +83,11 @@ pub const STORIES: &[Story] = &[
     late_story!("a lost job runs again", reconcile::RERUNS, reconcile::a_lost_job_runs_again),
     late_story!("a lost job does not run again", reconcile::RERUNS, reconcile::a_lost_job_does_not_run_again),
     late_story!("old rows", USUAL, reconcile::old_rows),
+    late_story!("an account that left is forgotten", USUAL, reconcile::an_account_is_forgotten),
+    Story {
+        setup: Setup { rotates: true, ..Setup::with(USUAL) },
+        ..late_story!("the master key is rotated", USUAL, reconcile::the_master_key_is_rotated)
+    },
 ];
 
 /// Played at each point that it meets, besides.
@@ -384,4 +390,31 @@ async fn held_back(world: &World) {
     let job = world.queue();
     world.served(job).await;
     world.jobs_are(&["done"]).await;
+}
+
+/// Another host of the fleet died with a machine that it had planned: the job is served here.
+async fn a_host_is_silent(world: &World) {
+    let first = world.queue();
+    world.served(first).await;
+    world.jobs_are(&["done"]).await;
+    world.until("SELECT state FROM vms", &["gone"]).await;
+    let host = "00000000-0000-4000-8000-000000000001";
+    world
+        .execute(&format!(
+            r#"INSERT INTO hosts SELECT (jsonb_populate_record(h, '{{"id": "{host}", "name": "silent"}}')).* FROM hosts h"#
+        ))
+        .await;
+    world
+        .execute(&format!(
+            r#"INSERT INTO vms SELECT (jsonb_populate_record(v, '{{"id": "{host}", "host_id": "{host}",
+                   "state": "planned", "reason": null, "class": null, "tenant_id": null, "repository_id": null,
+                   "gone_at": null}}')).* FROM vms v"#
+        ))
+        .await;
+    let job = world.queue();
+    world.served(job).await;
+    world.jobs_are(&["done", "done"]).await;
+    world.until("SELECT state FROM vms ORDER BY state", &["abandoned", "gone", "gone"]).await;
+    world.execute(&format!("DELETE FROM vms WHERE host_id = '{host}'")).await;
+    world.execute(&format!("DELETE FROM hosts WHERE id = '{host}'")).await;
 }

@@ -30,6 +30,8 @@ const AFTER: &[(&str, &str)] = &[
 const LATE: &[&str] = &[
     "intake.found",
     "upkeep.backfill",
+    "upkeep.erase",
+    "upkeep.keys",
     "upkeep.log",
     "upkeep.redeliver",
     "upkeep.registrations",
@@ -123,7 +125,8 @@ fn meets(story: &Story, point: &str, undisturbed: &[Run]) -> bool {
     let effect = effect_of(point);
     let is_its_own = match effect {
         "mint.void_ended" => story.name.starts_with("killed"),
-        _ if effect.starts_with("upkeep.prune") => story.name == "old rows",
+        _ if effect.starts_with("upkeep.prune") || effect == "upkeep.trail_prune" => story.name == "old rows",
+        _ if effect.starts_with("upkeep.keys") => story.setup.rotates,
         _ => story.dies_late == LATE.iter().any(|prefix| effect.starts_with(prefix)),
     };
     is_its_own && undisturbed.iter().any(|run| run.story == story.name && run.reached.contains(point))
