@@ -5,7 +5,9 @@ use super::{Check, Subject};
 use crate::config::HypervisorKind;
 use crate::domain::admission::{Capacity, Need};
 use crate::domain::profile::Profile;
+use crate::domain::runner_version::RunnerVersion;
 use crate::images::ImageStore;
+use crate::images::runner::version_of;
 use std::path::Path;
 
 /// What group and others must not have of the data directory.
@@ -13,7 +15,10 @@ const OTHERS: u32 = 0o077;
 /// Free space that the host keeps for its database and logs.
 const RESERVE: u64 = 5_000_000_000;
 /// The oldest runner that GitHub registers: <https://github.blog/changelog/> of the minimum version enforcement.
-const OLDEST_RUNNER: (u32, u32) = (2, 329);
+const OLDEST_RUNNER: RunnerVersion = RunnerVersion::new(2, 329, 0);
+
+/// The check of what version of GitHub's runner guests get.
+const RUNNER: &str = "runner version";
 
 /// Every check of what is on the disk.
 pub fn checks(subject: &Subject<'_>, probe: &dyn Probe) -> Vec<Check> {
@@ -164,60 +169,57 @@ fn store(subject: &Subject<'_>, probe: &dyn Probe) -> Option<ImageStore> {
     ImageStore::open(&subject.config.data_dir).ok()
 }
 
+/// What GitHub does with old ones.
+const REFUSES: &str = "GitHub refuses one a month after a newer came out";
+
 /// GitHub refuses runners that are too old, and serves none that is a month behind the newest.
 fn runner(subject: &Subject<'_>, probe: &dyn Probe) -> Check {
-    const NAME: &str = "runner version";
-    let mut versions: Vec<String> = match &subject.config.runner.directory {
-        Some(directory) => {
-            return match probe.about(&directory.join("run.sh")) {
-                Ok(_) => Check::good(NAME, format!("guests get the one in {}", directory.display())),
-                Err(_) => Check::bad(NAME, format!("there is no run.sh in {}", directory.display()))
-                    .fix("unpack GitHub's runner there: https://github.com/actions/runner/releases"),
-            };
+    let section = &subject.config.runner;
+    match (&section.archive, &section.directory) {
+        (Some(archive), _) => given(archive, archive, section.version.clone(), probe),
+        (None, Some(directory)) => {
+            let version = section.version.clone().or_else(|| version_of(directory));
+            given(directory, &directory.join("run.sh"), version, probe)
         }
-        None => store(subject, probe)
-            .and_then(|store| store.list().ok())
-            .unwrap_or_default()
-            .into_iter()
-            .filter_map(|image| image.manifest.runner_version)
-            .collect(),
-    };
-    versions.sort();
-    versions.dedup();
-    judge_runners(&versions)
+        (None, None) => {
+            let images = store(subject, probe).and_then(|store| store.list().ok()).unwrap_or_default();
+            let versions = images.into_iter().filter_map(|image| image.manifest.runner_version);
+            judge_runners(versions.collect(), "in the images", "[runner] gives guests another, or rebuild the image")
+        }
+    }
 }
 
-fn judge_runners(versions: &[String]) -> Check {
-    const NAME: &str = "runner version";
-    let number = |version: &str| {
-        let mut numbers = version.trim_start_matches('v').split('.').map(|part| part.parse::<u32>().ok());
-        Some((numbers.next()??, numbers.next()??))
-    };
-    let old: Vec<&String> =
-        versions.iter().filter(|version| number(version).is_some_and(|version| version < OLDEST_RUNNER)).collect();
+/// The runner that the configuration names: `proof` is there where it is one.
+fn given(place: &Path, proof: &Path, version: Option<String>, probe: &dyn Probe) -> Check {
+    if probe.about(proof).is_err() {
+        return Check::bad(RUNNER, format!("there is no {}, which [runner] names", proof.display()))
+            .fix("put GitHub's runner there: https://github.com/actions/runner/releases");
+    }
+    let place = format!("in {}", place.display());
+    judge_runners(version.into_iter().collect(), &place, "put a newer one there, and change [runner] version with it")
+}
+
+fn judge_runners(mut versions: Vec<String>, place: &str, fix: &str) -> Check {
+    versions.sort();
+    versions.dedup();
+    let is_old = |version: &&String| version.parse::<RunnerVersion>().is_ok_and(|version| version < OLDEST_RUNNER);
+    let old: Vec<&str> = versions.iter().filter(is_old).map(String::as_str).collect();
     if !old.is_empty() {
-        let old = old.iter().map(|version| version.as_str()).collect::<Vec<_>>().join(", ");
-        let (major, minor) = OLDEST_RUNNER;
-        return Check::bad(NAME, format!("{old} in an image; GitHub registers none before {major}.{minor}"))
-            .fix("give guests a newer one by [runner] directory, or rebuild the image");
+        let found = format!("{} {place}; GitHub registers none before {OLDEST_RUNNER}", old.join(", "));
+        return Check::bad(RUNNER, found).fix(fix);
     }
     if versions.is_empty() {
-        return Check::unknown(
-            NAME,
-            "the images do not tell theirs; GitHub refuses one a month after a newer came out",
-        )
-        .fix("give guests a known one by [runner] directory");
+        return Check::unknown(RUNNER, format!("the one {place} does not tell its version; {REFUSES}"))
+            .fix("say which it is by [runner] version");
     }
-    Check::good(
-        NAME,
-        format!("{} in the images; GitHub refuses one a month after a newer came out", versions.join(", ")),
-    )
+    Check::good(RUNNER, format!("{} {place}; {REFUSES}", versions.join(", ")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::Verdict;
     use super::*;
+    use crate::doctor::System;
     use crate::doctor::probe::About;
     use crate::doctor::probe::recorded::Recorded;
     use crate::domain::units::Bytes;
@@ -254,11 +256,37 @@ mod tests {
 
     #[test]
     fn an_old_runner_is_bad_and_an_untold_one_unknown() {
-        let judge =
-            |versions: &[&str]| judge_runners(&versions.iter().map(|&one| one.to_owned()).collect::<Vec<_>>()).verdict;
+        let judge = |versions: &[&str]| {
+            judge_runners(versions.iter().map(|&one| one.to_owned()).collect(), "in the images", "mend it").verdict
+        };
         assert_eq!(judge(&["2.331.0"]), Verdict::Good);
         assert_eq!(judge(&["2.331.0", "2.319.1"]), Verdict::Bad);
+        assert_eq!(judge(&["v2.99.0"]), Verdict::Bad, "versions are compared by number");
         assert_eq!(judge(&[]), Verdict::Unknown);
+    }
+
+    #[test]
+    fn the_runner_that_is_given_to_guests_is_judged_where_it_is() {
+        let judge = |more: &str, probe: &Recorded| {
+            let text = format!(
+                "roles = [\"host\"]\n[database]\nurl = \"postgres://db/flyci\"\n[host]\nname = \"m\"\nhypervisor = \"fake\"\n[runner]\n{more}"
+            );
+            let config = crate::config::Config::from_toml(&text, Path::new("/etc/flyci")).expect("it is right");
+            let (system, program, now) = (System::Linux, "/usr/local/bin/flyci".into(), chrono::Utc::now());
+            let subject = Subject { system, config: &config, program, now };
+            runner(&subject, probe)
+        };
+        let pinned = |version: &str| {
+            format!("archive = \"/opt/runner.tar.gz\"\nversion = \"{version}\"\nsha256 = \"{}\"\n", "0".repeat(64))
+        };
+        let there = Recorded::default().directory("/opt/runner.tar.gz", 501, GB);
+        assert_eq!(judge(&pinned("2.331.0"), &there).verdict, Verdict::Good);
+        assert_eq!(judge(&pinned("2.319.1"), &there).verdict, Verdict::Bad);
+        assert_eq!(judge(&pinned("2.331.0"), &Recorded::default()).verdict, Verdict::Bad, "it is not there");
+        let directory = "directory = \"/opt/runner\"\n";
+        assert_eq!(judge(directory, &Recorded::default()).verdict, Verdict::Bad, "it has no run.sh");
+        let unpacked = Recorded::default().directory("/opt/runner/run.sh", 501, GB);
+        assert_eq!(judge(directory, &unpacked).verdict, Verdict::Unknown, "it does not tell its version");
     }
 
     #[test]

@@ -1,22 +1,34 @@
-//! What runs out by itself: the certificate of the public listener.
+//! What runs out by itself: the certificate of the public listener, and its security.txt.
 
 use super::probe::{Probe, Said};
 use super::{Check, Subject};
-use crate::config::TlsMode;
+use crate::config::{TlsMode, Web};
+use crate::web::SecurityTxt;
 use chrono::{DateTime, NaiveDateTime, Utc};
 
 /// Days before its end at which a renewal should have come: ACME clients renew a month before.
 const RENEWED_BEFORE_DAYS: i64 = 14;
 
-/// The checks of a gateway's certificate.
+/// The checks of a gateway's certificate, and of what it tells of whom to write to.
 pub async fn checks(subject: &Subject<'_>, probe: &dyn Probe) -> Vec<Check> {
-    let tls = &subject.config.web.tls;
-    let Some(file) = tls.cert_file.as_ref().filter(|_| subject.config.is_gateway() && tls.mode == TlsMode::Files)
-    else {
-        return Vec::new();
-    };
-    let file = file.to_string_lossy();
-    vec![certificate(&probe.run(&["openssl", "x509", "-enddate", "-noout", "-in", &file]).await, subject.now)]
+    let web = &subject.config.web;
+    let mut checks = Vec::new();
+    if !subject.config.is_gateway() {
+        return checks;
+    }
+    if let Some(file) = web.tls.cert_file.as_ref().filter(|_| web.tls.mode == TlsMode::Files) {
+        let file = file.to_string_lossy();
+        let said = probe.run(&["openssl", "x509", "-enddate", "-noout", "-in", &file]).await;
+        checks.push(certificate(&said, subject.now));
+    }
+    checks.extend(security_txt(web, subject.now));
+    checks
+}
+
+/// What strangers are told of whom to write to.
+fn security_txt(web: &Web, now: DateTime<Utc>) -> Option<Check> {
+    let end = SecurityTxt::new(web.security_txt.as_ref()?, web.public_url.as_ref()).expires();
+    Some(expiry("security.txt", end, now, "look over [web.security_txt], and move `expires`"))
 }
 
 /// `openssl x509 -enddate`: `notAfter=Nov 25 04:00:00 2027 GMT`.
@@ -59,6 +71,20 @@ pub fn expiry(name: &'static str, end: DateTime<Utc>, now: DateTime<Utc>, fix: &
 mod tests {
     use super::super::Verdict;
     use super::*;
+
+    #[test]
+    fn a_security_txt_is_judged_by_its_end() {
+        let config = crate::config::Config::from_toml(
+            "roles = [\"host\"]\n[host]\nhypervisor = \"fake\"\n[database]\nurl = \"postgres://localhost/flyci\"\n\
+             [web.security_txt]\ncontact = [\"mailto:security@example.com\"]\nexpires = \"2027-06-30\"\n",
+            std::path::Path::new("/nowhere"),
+        )
+        .expect("it is valid");
+        let judge = |now: &str| security_txt(&config.web, now.parse().expect("a time")).expect("there is one").verdict;
+        assert_eq!(judge("2026-11-25T00:00:00Z"), Verdict::Good);
+        assert_eq!(judge("2027-06-20T00:00:00Z"), Verdict::Warning);
+        assert_eq!(judge("2027-07-01T00:00:00Z"), Verdict::Bad);
+    }
 
     #[test]
     fn a_certificate_is_judged_by_its_end() {

@@ -16,6 +16,14 @@ pub struct RunnerVersion {
     patch: u32,
 }
 
+impl RunnerVersion {
+    /// The version of three numbers.
+    #[must_use]
+    pub const fn new(major: u32, minor: u32, patch: u32) -> Self {
+        Self { major, minor, patch }
+    }
+}
+
 /// A text that is no version of a runner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("a runner's version is three numbers, like 2.330.0")]
