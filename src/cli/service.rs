@@ -343,7 +343,7 @@ mod tests {
             summary("ActiveState=active\nSubState=running\nMainPID=812\nExecMainStartTimestamp=Wed 2026-11-25\n");
         assert!(is_running(&systemd), "{systemd}");
         assert!(!is_running(&summary("ActiveState=failed\nSubState=failed\nMainPID=0\n")));
-        let launchd = "system/io.flyci.flyci-host = {\n\tactive count = 1\n\tpath = /Library/LaunchDaemons/x.plist\n\tstate = running\n\n\tprogram = /usr/local/bin/flyci\n\tpid = 702\n\truns = 1\n\tlast exit code = (never exited)\n}\n";
+        let launchd = "system/io.flyci.host = {\n\tactive count = 1\n\tpath = /Library/LaunchDaemons/x.plist\n\tstate = running\n\n\tprogram = /usr/local/bin/flyci\n\tpid = 702\n\truns = 1\n\tlast exit code = (never exited)\n}\n";
         let launchd = summary(launchd);
         assert_eq!(launchd, "state = running, pid = 702, runs = 1, last exit code = (never exited)");
         assert!(is_running(&launchd) && !is_running("state = spawn scheduled, runs = 7"));

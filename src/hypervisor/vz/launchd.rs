@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// How a VM's job is named, before the vm's id.
-const LABEL: &str = "ci.flyci.vm.";
+const LABEL: &str = "io.flyci.vm.";
 
 /// The plist in a vm's directory.
 const PLIST_FILE: &str = "launchd.plist";
