@@ -54,6 +54,14 @@ pub enum CloneError {
 /// # Errors
 /// [`CloneError`].
 pub fn file(from: &Path, to: &Path, how: How) -> Result<(), CloneError> {
+    enlarged(from, to, how, 0)
+}
+
+/// As [`file`], of `at_least` so many bytes: what is beyond the image is a hole. A clone is never smaller than its image.
+///
+/// # Errors
+/// [`CloneError`].
+pub fn enlarged(from: &Path, to: &Path, how: How, at_least: u64) -> Result<(), CloneError> {
     let unfinished = to.with_added_extension("unfinished");
     let failed = |source| failure(from, to, source);
     match fs::remove_file(&unfinished) {
@@ -67,6 +75,10 @@ pub fn file(from: &Path, to: &Path, how: How) -> Result<(), CloneError> {
     }
     // An image is read-only, and a clone has its image's mode.
     fs::set_permissions(&unfinished, Permissions::from_mode(0o600)).map_err(failed)?;
+    if fs::metadata(&unfinished).map_err(failed)?.len() < at_least {
+        let file = fs::OpenOptions::new().write(true).open(&unfinished).map_err(failed)?;
+        file.set_len(at_least).map_err(failed)?;
+    }
     fs::rename(&unfinished, to).map_err(failed)
 }
 
@@ -133,6 +145,20 @@ mod tests {
         fs::write(&from, [7; TRIAL_BYTES]).expect("written");
         fs::write(to.with_added_extension("unfinished"), "of a daemon that died").expect("written");
         file(&from, &to, How::Copy).expect("copied");
+        assert_eq!(fs::read(&to).expect("read"), [7; TRIAL_BYTES]);
+    }
+
+    #[test]
+    fn a_clone_is_enlarged_by_a_hole_and_never_made_smaller() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (from, to) = (directory.path().join("image"), directory.path().join("disk"));
+        fs::write(&from, [7; TRIAL_BYTES]).expect("written");
+        fs::set_permissions(&from, Permissions::from_mode(0o444)).expect("its mode");
+        enlarged(&from, &to, How::Copy, 1 << 30).expect("copied");
+        let made = fs::metadata(&to).expect("there");
+        assert_eq!((made.len(), made.blocks() * 512), (1 << 30, TRIAL_BYTES as u64));
+        assert_eq!(fs::metadata(&from).expect("there").len(), TRIAL_BYTES as u64, "the image is as it was");
+        enlarged(&from, &to, How::Copy, 1).expect("copied");
         assert_eq!(fs::read(&to).expect("read"), [7; TRIAL_BYTES]);
     }
 

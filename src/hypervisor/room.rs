@@ -5,6 +5,17 @@ use super::{HypervisorError, io_error};
 use crate::data_dir::free_space;
 use crate::domain::units::Bytes;
 
+/// A disk's size is a multiple of this, in bytes.
+pub(super) const GRANULE: u64 = 1 << 20;
+
+/// Part of a disk's added space that its file system takes for itself: one in so many.
+const FILE_SYSTEM_SHARE: u64 = 40;
+
+/// What a disk must have more than what is on it, for a guest to find so much free.
+pub(super) const fn added_for(free: Bytes) -> u64 {
+    free.0.saturating_add(free.0 / FILE_SYSTEM_SHARE)
+}
+
 /// Whether there is room for one more clone: every clone may grow to its full size, and the host
 /// keeps a reserve, since its database shares the disk. `disk` is the name of the disk in a VM's directory.
 pub(super) fn check(home: &Home, disk: &str, wanted: Bytes, reserve: Bytes) -> Result<(), HypervisorError> {

@@ -5,7 +5,7 @@ use crate::domain::units::Bytes;
 use crate::errors::chain;
 use crate::hypervisor::process::{Tool, ToolError};
 use crate::hypervisor::record::VmDirectory;
-use crate::hypervisor::{HypervisorError, io_error};
+use crate::hypervisor::{HypervisorError, io_error, room};
 use crate::images::build::disk as image_disk;
 use crate::images::{DISK, Image};
 use std::fs;
@@ -16,12 +16,6 @@ use zeroize::Zeroizing;
 
 /// How long making an overlay may take. It is some 10 ms.
 const OVERLAY: Duration = Duration::from_secs(30);
-
-/// A disk's size is a multiple of this, in bytes.
-const GRANULE: u64 = 1 << 20;
-
-/// Part of a disk's added space that its file system takes for itself: one in so many.
-const FILE_SYSTEM_SHARE: u64 = 40;
 
 /// The file in a VM's directory that takes what the guest writes.
 pub(super) const VOLUME: &str = "disk.luks";
@@ -36,8 +30,7 @@ const RUNNER_LABEL: &str = "runner";
 /// The size of a clone's disk: what the image has, the space that the guest is promised, and what
 /// the file system takes for itself.
 pub(super) fn clone_size(image: &Image, disk_free: Bytes) -> Bytes {
-    let added = disk_free.0 + disk_free.0 / FILE_SYSTEM_SHARE;
-    Bytes((image.manifest.disk_size + added).next_multiple_of(GRANULE))
+    Bytes((image.manifest.disk_size + room::added_for(disk_free)).next_multiple_of(room::GRANULE))
 }
 
 /// Makes the clone of an image's disk: an overlay that takes no room until it is written to.

@@ -3,7 +3,7 @@
 use super::client::{Client, ControlError};
 use super::end::Death;
 use super::identity;
-use super::image::usable;
+use super::image::{clone_size, usable};
 use super::options::{Options, Spawn};
 use super::protocol::Request;
 use super::recipe::{FORMAT, Recipe};
@@ -16,7 +16,7 @@ use crate::errors::chain;
 use crate::guest::{AgentGuest, Framing, Guest, GuestOptions};
 use crate::hypervisor::clone::{self, CloneError, How};
 use crate::hypervisor::log::tail;
-use crate::hypervisor::record::{self, Home, Record, VmDirectory, allocated};
+use crate::hypervisor::record::{self, Home, Record, VmDirectory};
 use crate::hypervisor::{Hypervisor, HypervisorError, Presence, VmSpec, io_error, room};
 use crate::images::tart::{DISK_FILE as DISK, NVRAM_FILE as NVRAM};
 use crate::images::{Digest, Image};
@@ -99,7 +99,7 @@ impl Vz {
             format: FORMAT,
             os: image.manifest.os,
             cpus: spec.cpus.max(bundle.cpu_count_min),
-            memory: spec.memory.max(bundle.memory_min()),
+            memory: spec.memory.max(Bytes(bundle.memory_size_min)),
             disk: vm.path().join(DISK),
             nvram: vm.path().join(NVRAM),
             hardware_model: bundle.hardware_model,
@@ -112,10 +112,10 @@ impl Vz {
     }
 
     /// Makes disk and storage, the disk last: with it the clone is whole.
-    async fn make(&self, image: &Image, vm: &VmDirectory) -> Result<(), HypervisorError> {
-        for name in [NVRAM, DISK] {
+    async fn make(&self, image: &Image, vm: &VmDirectory, disk_size: u64) -> Result<(), HypervisorError> {
+        for (name, size) in [(NVRAM, 0), (DISK, disk_size)] {
             let (from, to, how) = (image.path.join(name), vm.path().join(name), self.options.how);
-            let made = tokio::task::spawn_blocking(move || clone::file(&from, &to, how)).await;
+            let made = tokio::task::spawn_blocking(move || clone::enlarged(&from, &to, how, size)).await;
             let made = made.map_err(|panicked| HypervisorError::Process(panicked.to_string()))?;
             made.map_err(|error| cannot_clone(error, image))?;
             if name == NVRAM {
@@ -173,14 +173,14 @@ impl Hypervisor for Vz {
         }
         let (image, _) = usable(&spec.image)?;
         room::check(&self.home, DISK, spec.disk_free, self.options.reserve)?;
-        let disk = image.path.join(DISK);
-        let size = fs::metadata(&disk).map_err(|source| io_error("find the image's disk", &disk, source))?.len();
+        let sizes = clone_size(&image, spec.disk_free);
+        let (size, shared) = sizes.map_err(|source| io_error("find the disk of the image in", &image.path, source))?;
         let mut record = Record::new(spec.id, image.digest.to_string(), Bytes(size));
-        (record.shared, record.promised) = (Bytes(allocated(&disk)), Some(spec.disk_free));
+        (record.shared, record.promised) = (shared, Some(spec.disk_free));
         vm.create()
             .and_then(|()| vm.write_record(&record))
             .map_err(|source| io_error("make the vm's directory", vm.path(), source))?;
-        self.make(&image, &vm).await
+        self.make(&image, &vm, size).await
     }
 
     async fn boot(&self, spec: &VmSpec) -> Result<(), HypervisorError> {

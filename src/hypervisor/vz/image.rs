@@ -2,42 +2,20 @@
 
 use crate::domain::units::Bytes;
 use crate::errors::chain;
-use crate::hypervisor::HypervisorError;
-use crate::images::tart::CONFIG_FILE;
+use crate::hypervisor::record::allocated;
+use crate::hypervisor::{HypervisorError, room};
+use crate::images::tart::{CONFIG_FILE, DISK_FILE, TartConfig};
 use crate::images::{Architecture, Image, ImageError, Kind};
-use serde::Deserialize;
-use std::fs::File;
-use std::io::Read;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::Path;
 
 /// Most bytes of the file that says what machine it was made on.
 const CONFIG_BYTES: u64 = 1 << 20;
 
-/// What of `config.json` a machine is made of. What is not here is the clone's own: identifier, address, display.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Bundle {
-    /// `VZMacHardwareModel.dataRepresentation`, in base64; macOS guests only.
-    pub(super) hardware_model: Option<String>,
-    /// The fewest CPUs that the guest was made for.
-    #[serde(default)]
-    pub(super) cpu_count_min: u32,
-    /// The least memory.
-    #[serde(default)]
-    memory_size_min: u64,
-    /// `raw`, or `asif`, which only its own hypervisor reads.
-    #[serde(default)]
-    disk_format: Option<String>,
-}
-
-impl Bundle {
-    pub(super) const fn memory_min(&self) -> Bytes {
-        Bytes(self.memory_size_min)
-    }
-}
-
-/// The image in a directory, if this backend boots it on this machine, and what its machine is made of.
-pub(super) fn usable(path: &Path) -> Result<(Image, Bundle), HypervisorError> {
+/// The image in a directory, if this backend boots it on this machine, and what it says of its machine. What a clone has of
+/// its own is not taken from there: identifier, address, display.
+pub(super) fn usable(path: &Path) -> Result<(Image, TartConfig), HypervisorError> {
     let unusable = |reason: String| HypervisorError::Image { path: path.to_owned(), reason };
     let image = Image::read(path).map_err(|error| match error {
         ImageError::Broken { reason, .. } => unusable(reason),
@@ -49,32 +27,43 @@ pub(super) fn usable(path: &Path) -> Result<(Image, Bundle), HypervisorError> {
     if Some(image.manifest.architecture) != Architecture::of_this_machine() {
         return Err(unusable(format!("it is for {} machines", image.manifest.architecture.name())));
     }
-    let bundle = bundle(&path.join(CONFIG_FILE)).map_err(|error| unusable(format!("{CONFIG_FILE}: {error}")))?;
-    match bundle.disk_format.as_deref() {
-        None | Some("raw") => Ok((image, bundle)),
-        Some(format) => Err(unusable(format!("its disk is in the format {format}, and only raw ones are booted"))),
-    }
+    let text = read(&path.join(CONFIG_FILE)).map_err(|error| unusable(format!("{CONFIG_FILE}: {error}")))?;
+    let config = TartConfig::parse(&text).map_err(|error| unusable(chain(&error).to_string()))?;
+    Ok((image, config))
 }
 
-fn bundle(file: &Path) -> std::io::Result<Bundle> {
-    let mut text = String::new();
-    File::open(file)?.take(CONFIG_BYTES).read_to_string(&mut text)?;
-    Ok(serde_json::from_str(&text)?)
+fn read(file: &Path) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    File::open(file)?.take(CONFIG_BYTES).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// The size of a clone's disk, and how much of the image's is written. See [`disk_size`].
+pub(super) fn clone_size(image: &Image, disk_free: Bytes) -> io::Result<(u64, Bytes)> {
+    let disk = image.path.join(DISK_FILE);
+    let (size, written) = (fs::metadata(&disk)?.len(), allocated(&disk));
+    Ok((disk_size(size, written, disk_free), Bytes(written)))
+}
+
+/// The size of a disk on which a guest finds so much free: the image's, or more where that leaves too little beside what
+/// is written. What the guest has deleted may count as written still, so it finds more rather than less.
+const fn disk_size(size: u64, written: u64, disk_free: Bytes) -> u64 {
+    let wanted = written.saturating_add(room::added_for(disk_free));
+    if wanted <= size { size } else { wanted.next_multiple_of(room::GRANULE) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const GB: u64 = 1_000_000_000;
+
     #[test]
-    fn a_bundle_of_tarts_is_read_as_far_as_it_is_needed() {
-        let text = r#"{"version":1,"os":"darwin","arch":"arm64","cpuCountMin":2,"cpuCount":4,"memorySizeMin":4294967296,
-            "memorySize":8589934592,"macAddress":"7a:65:e4:3f:b2:01","display":{"width":1024,"height":768},
-            "ecid":"YnBsaXN0MDA=","hardwareModel":"YnBsaXN0MDB","diskFormat":"raw","later":{}}"#;
-        let bundle: Bundle = serde_json::from_str(text).expect("it is read");
-        assert_eq!(bundle.hardware_model.as_deref(), Some("YnBsaXN0MDB"));
-        assert_eq!((bundle.cpu_count_min, bundle.memory_min()), (2, Bytes(4 << 30)));
-        let linux: Bundle = serde_json::from_str(r#"{"os":"linux"}"#).expect("it is read");
-        assert_eq!((linux.hardware_model, linux.cpu_count_min), (None, 0));
+    fn a_disk_is_enlarged_where_the_profile_asks_for_more_than_the_image_has() {
+        assert_eq!(disk_size(50 * GB, 20 * GB, Bytes(28 * GB)), 50 * GB, "there is enough");
+        let enlarged = disk_size(50 * GB, 40 * GB, Bytes(28 * GB));
+        assert!(enlarged >= 40 * GB + 28 * GB + 28 * GB / 40 && enlarged < 69 * GB, "{enlarged}");
+        assert_eq!(enlarged % room::GRANULE, 0);
+        assert_eq!(disk_size(50 * GB, 50 * GB, Bytes(0)), 50 * GB, "and never made smaller");
     }
 }

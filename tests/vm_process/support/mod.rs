@@ -154,11 +154,8 @@ pub async fn ready(vz: &Vz, vm: VmId) {
 /// An image of kind `vz`: a bundle as Tart makes them, with a disk that nobody boots.
 pub fn image(directory: &Path) -> PathBuf {
     fs::create_dir(directory).expect("a directory");
-    let contents: [(&str, &[u8]); 3] = [
-        ("config.json", br#"{"version": 1, "os": "darwin", "hardwareModel": "YnBsaXN0MDA=", "diskFormat": "raw"}"#),
-        ("disk.img", &[7; 1 << 16]),
-        ("nvram.bin", b"storage"),
-    ];
+    let contents: [(&str, &[u8]); 3] =
+        [("config.json", CONFIG.as_bytes()), ("disk.img", &[7; 1 << 16]), ("nvram.bin", b"storage")];
     let file = |(name, content): (&str, &[u8])| {
         fs::write(directory.join(name), content).expect("written");
         ImageFile {
@@ -232,3 +229,8 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
         sleep(AGAIN).await;
     }
 }
+
+/// `config.json` of a macOS guest of Tart's, which boots on macOS 14.2 and later.
+const CONFIG: &str = r#"{"version": 1, "os": "darwin", "arch": "arm64", "cpuCountMin": 1, "cpuCount": 1, "memorySizeMin": 1,
+    "memorySize": 1, "macAddress": "7e:a3:5c:11:22:33", "diskFormat": "raw", "hardwareModel":
+    "YnBsaXN0MDDTAQIDBAUJXxAZRGF0YVJlcHJlc2VudGF0aW9uVmVyc2lvbl8QEk1pbmltdW1TdXBwb3J0ZWRPU18QD1BsYXRmb3JtVmVyc2lvbhABowYHCBAOEAIQABACCA8rQFJUWFpcXgAAAAAAAAEBAAAAAAAAAAoAAAAAAAAAAAAAAAAAAABg"}"#;
