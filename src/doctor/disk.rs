@@ -276,10 +276,13 @@ mod tests {
             let subject = Subject { system, config: &config, program, now };
             runner(&subject, probe)
         };
+        let folder = tempfile::tempdir().expect("a directory");
+        let archive = folder.path().join("runner.tar.gz").display().to_string();
+        std::fs::write(&archive, "").expect("written");
         let pinned = |version: &str| {
-            format!("archive = \"/opt/runner.tar.gz\"\nversion = \"{version}\"\nsha256 = \"{}\"\n", "0".repeat(64))
+            format!("archive = \"{archive}\"\nversion = \"{version}\"\nsha256 = \"{}\"\n", "0".repeat(64))
         };
-        let there = Recorded::default().directory("/opt/runner.tar.gz", 501, GB);
+        let there = Recorded::default().directory(&archive, 501, GB);
         assert_eq!(judge(&pinned("2.331.0"), &there).verdict, Verdict::Good);
         assert_eq!(judge(&pinned("2.319.1"), &there).verdict, Verdict::Bad);
         assert_eq!(judge(&pinned("2.331.0"), &Recorded::default()).verdict, Verdict::Bad, "it is not there");
