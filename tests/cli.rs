@@ -4,10 +4,15 @@
 use axum::extract::Path;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use rsa::pkcs1::{EncodeRsaPrivateKey as _, LineEnding};
 use serde_json::{Value, json};
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 use tempfile::TempDir;
 use tokio::net::UnixListener;
+
+/// Bits of the App's key: few, since making one takes a while.
+const KEY_BITS: usize = 1024;
 
 /// Every command, as its `--help` is asked for.
 const COMMANDS: [&str; 47] = [
@@ -70,10 +75,10 @@ impl Operator {
         let home = tempfile::tempdir().expect("a directory");
         let config = format!("data_dir = \"{}\"\n{GATEWAY}", home.path().display());
         std::fs::write(home.path().join("flyci.toml"), config).expect("it is writable");
-        for name in ["app.pem", "webhook-secret"] {
+        for (name, content) in [("app.pem", app_key()), ("webhook-secret", "s3cret")] {
             use std::os::unix::fs::PermissionsExt;
             let path = home.path().join(name);
-            std::fs::write(&path, "…").expect("it is writable");
+            std::fs::write(&path, content).expect("it is writable");
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("it is ours");
         }
         Self { home }
@@ -96,6 +101,15 @@ impl Operator {
         let run = move || flyci(line).arg("--config").arg(config).output().expect("it starts");
         tokio::task::spawn_blocking(run).await.expect("it does not panic")
     }
+}
+
+/// A private key as GitHub gives an App one, made once.
+fn app_key() -> &'static str {
+    static KEY: OnceLock<String> = OnceLock::new();
+    KEY.get_or_init(|| {
+        let key = rsa::PrivateKey::new(&mut rand::rng(), KEY_BITS).expect("a key");
+        key.to_pkcs1_pem(LineEnding::LF).expect("it is PEM").to_string()
+    })
 }
 
 const GATEWAY: &str = "[github]\napp_id = 1\nprivate_key_file = \"app.pem\"\nwebhook_secret_file = \"webhook-secret\"\n\
@@ -158,7 +172,9 @@ fn without_a_daemon_it_ends_with_3_and_says_what_to_do() {
         assert_eq!(code(&output), 3, "{line}: {}", said(&output));
         let message = said(&output);
         assert!(
-            message.starts_with("flyci: the daemon is not running") && message.contains("flyci serve"),
+            message.starts_with("flyci: the daemon is not running")
+                && message
+                    .contains(&format!("flyci --config {} serve", operator.home.path().join("flyci.toml").display())),
             "{message}"
         );
     }

@@ -1,5 +1,6 @@
 //! What keys say together, and the files that they name.
 
+use super::files;
 use super::sections::{Beneficiary, Github, HypervisorKind, Intake, TlsMode};
 use super::source::Origin;
 use super::table::Reading;
@@ -8,10 +9,9 @@ use crate::domain::admission::{Need, Refusal};
 use crate::domain::profile::Profile;
 use crate::domain::runner_version::RunnerVersion;
 use crate::domain::units::{Bytes, Span};
-use crate::secrets::files;
+use crate::secrets::files::check_private;
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::time::Duration;
 
 /// macOS guests at once on one Mac: Apple's licence and its kernel allow two.
@@ -65,7 +65,11 @@ pub(super) fn check(config: &Config, reading: &Reading<'_>) {
     if let Some(github) = &config.github {
         self::github(github, reading);
     } else if reading.is_given("github") {
-        reading.warning("github", "is for a gateway alone: the App's key is best kept away from hosts");
+        reading.warning_after(
+            &["roles"],
+            "github",
+            "is for a gateway alone: the App's key is best kept away from hosts",
+        );
     }
     database(config, reading);
     if config.is_host() {
@@ -73,8 +77,8 @@ pub(super) fn check(config: &Config, reading: &Reading<'_>) {
     }
     runner(config, reading);
     config.images.check(reading);
-    private(reading, "images.credentials_file", config.images.credentials_file.as_deref());
-    readable(reading, "images.ca_file", config.images.ca_file.as_deref());
+    files::registry_logins(reading, "images.credentials_file", config.images.credentials_file.as_deref());
+    files::authorities(reading, "images.ca_file", config.images.ca_file.as_deref());
     times(config, reading);
     super::keys::check(&config.keys, reading);
     profiles(config, reading);
@@ -106,7 +110,8 @@ fn data_dir(config: &Config, reading: &Reading<'_>) {
     let room = MAX_SOCKET_PATH - 1 - VM_SOCKET.len();
     let length = path.as_os_str().as_bytes().len();
     if config.is_host() && length > room {
-        reading.fault(
+        reading.fault_after(
+            &["roles"],
             "data_dir",
             format!("has {length} bytes; the sockets below it fit in {} if it has at most {room}", MAX_SOCKET_PATH - 1),
         );
@@ -128,14 +133,14 @@ fn web(config: &Config, reading: &Reading<'_>) {
     let (web, tls) = (&config.web, &config.web.tls);
     if tls.mode == TlsMode::Off && !web.listen.ip().is_loopback() {
         let address = web.listen;
-        reading.fault("web.tls.mode", format!("is only for loopback, and `web.listen` is {address}: listen on 127.0.0.1 behind a proxy or tunnel that ends TLS, or give a certificate"));
+        reading.fault_after(&["web.listen"], "web.tls.mode", format!("is only for loopback, and `web.listen` is {address}: listen on 127.0.0.1 behind a proxy or tunnel that ends TLS, or give a certificate"));
     }
     if tls.mode == TlsMode::Off && web.allow == Allow::Github {
         reading.fault("web.allow", "needs flyci's own TLS: behind a proxy everybody comes from the proxy's address, so let the proxy keep GitHub's list");
     }
     if tls.mode == TlsMode::Files {
-        readable(reading, "web.tls.cert_file", tls.cert_file.as_deref());
-        private(reading, "web.tls.key_file", tls.key_file.as_deref());
+        let certificate = ("web.tls.cert_file", tls.cert_file.as_deref());
+        files::server_certificate(reading, certificate, ("web.tls.key_file", tls.key_file.as_deref()));
     }
     if tls.mode == TlsMode::SelfSigned {
         reading.warning(
@@ -167,27 +172,29 @@ fn listeners(config: &Config, reading: &Reading<'_>) {
         if address.port() != 0
             && let Some(other) = taken.insert(address.port(), key)
         {
-            reading.fault(key, format!("has the port of `{other}`"));
+            reading.fault_after(&[key, other], key, format!("has the port of `{other}`"));
         }
     }
 }
 
 fn github(github: &Github, reading: &Reading<'_>) {
-    if github.app_id == 0 {
+    // A stand-in for what is missing, which was told.
+    if github.app_id == 0 && reading.is_given("github.app_id") {
         reading.fault("github.app_id", "is no App's id: it is on the App's page, beside its client id");
     }
     if !github.api_url.is_protected() {
         reading.fault("github.api_url", "must begin with `https://`, or name this machine: tokens go there");
     }
-    private(reading, "github.private_key_file", Some(&github.private_key_file));
-    private(reading, "github.previous_private_key_file", github.previous_private_key_file.as_deref());
-    private(reading, "github.webhook_secret_file", github.webhook_secret_file.as_deref());
-    private(reading, "github.previous_webhook_secret_file", github.previous_webhook_secret_file.as_deref());
-    readable(reading, "github.ca_file", github.ca_file.as_deref());
+    let is_named = reading.is_given("github.private_key_file");
+    files::app_key(reading, "github.private_key_file", is_named.then_some(&github.private_key_file));
+    files::app_key(reading, "github.previous_private_key_file", github.previous_private_key_file.as_deref());
+    files::secret(reading, "github.webhook_secret_file", github.webhook_secret_file.as_deref());
+    files::secret(reading, "github.previous_webhook_secret_file", github.previous_webhook_secret_file.as_deref());
+    files::authorities(reading, "github.ca_file", github.ca_file.as_deref());
     if github.intake == Intake::Pull && github.webhook_secret_file.is_some() {
         reading.warning("github.webhook_secret_file", "is not used: deliveries are pulled");
     }
-    secret_url(reading, "github.proxy_url", github.proxy_url.as_ref(), &["http", "https", "socks5"]);
+    secret_url(reading, "github.proxy_url", github.proxy_url.as_ref(), &["http"]);
 }
 
 fn database(config: &Config, reading: &Reading<'_>) {
@@ -195,8 +202,8 @@ fn database(config: &Config, reading: &Reading<'_>) {
     let postgres = ["postgres", "postgresql"];
     secret_url(reading, "database.url", database.url.as_ref(), &postgres);
     secret_url(reading, "database.listen_url", database.listen_url.as_ref(), &postgres);
-    private(reading, "database.password_file", database.password_file.as_deref());
-    readable(reading, "database.ca_file", database.ca_file.as_deref());
+    files::secret(reading, "database.password_file", database.password_file.as_deref());
+    files::authorities(reading, "database.ca_file", database.ca_file.as_deref());
     if !CONNECTIONS.contains(&database.max_connections) {
         reading.fault(
             "database.max_connections",
@@ -207,7 +214,11 @@ fn database(config: &Config, reading: &Reading<'_>) {
         return;
     }
     if !config.is_gateway() {
-        reading.fault("database.url", "is missing: a host without the gateway role needs the fleet's database");
+        reading.fault_after(
+            &["roles", "database.url"],
+            "database.url",
+            "is missing: a host without the gateway role needs the fleet's database",
+        );
     }
     let of_no_use = [
         ("database.listen_url", database.listen_url.is_some()),
@@ -215,7 +226,7 @@ fn database(config: &Config, reading: &Reading<'_>) {
         ("database.ca_file", database.ca_file.is_some()),
     ];
     for (key, _) in of_no_use.into_iter().filter(|(_, given)| *given) {
-        reading.fault(key, "has no meaning without `database.url`");
+        reading.fault_after(&["database.url"], key, "has no meaning without `database.url`");
     }
 }
 
@@ -231,7 +242,7 @@ fn secret_url(reading: &Reading<'_>, key: &str, url: Option<&SecretUrl>, schemes
     }
     match reading.origin_of(key) {
         Origin::File(path) if path.exists() => {
-            if let Err(error) = files::check_private(&path) {
+            if let Err(error) = check_private(&path) {
                 reading.fault(key, format!("has a password in it, and {error}"));
             }
         }
@@ -259,7 +270,8 @@ fn host(config: &Config, reading: &Reading<'_>) {
         HypervisorKind::Vz | HypervisorKind::Qemu | HypervisorKind::Fake => {}
     }
     if host.hypervisor == HypervisorKind::Vz && host.slots > MAX_MACOS_VMS {
-        reading.fault("host.slots", format!("write 1 or {MAX_MACOS_VMS}: macOS runs no more macOS guests at once"));
+        let problem = format!("write 1 or {MAX_MACOS_VMS}: macOS runs no more macOS guests at once");
+        reading.fault_after(&["host.hypervisor"], "host.slots", problem);
     }
     if host.slots == 0 || host.slots > MAX_SLOTS {
         reading.fault("host.slots", format!("write a number from 1 to {MAX_SLOTS} (to take no work, `flyci drain`)"));
@@ -269,17 +281,18 @@ fn host(config: &Config, reading: &Reading<'_>) {
     }
     let by_github = |one: &Beneficiary| matches!(one, Beneficiary::Installation(_));
     if !config.is_gateway() && host.dedicated_to.iter().any(by_github) {
-        reading.fault(
+        reading.fault_after(
+            &["roles"],
             "host.dedicated_to",
             "a host without the gateway role has no key to find installations by GitHub's ids: write the tenants' own ids, which `flyci tenants --json` shows at the gateway",
         );
     }
-    readable(reading, "host.qemu.binary", host.qemu.binary.as_deref());
+    files::readable(reading, "host.qemu.binary", host.qemu.binary.as_deref());
     if host.qemu.allow_host_ports.contains(&0) {
         reading.fault("host.qemu.allow_host_ports", "port 0 is none");
     }
     if config.profiles.is_empty() && config.is_gateway() {
-        reading.warning("profiles", "there is no profile: no job will ever be served");
+        reading.warning_after(&["profiles", "roles"], "profiles", "there is no profile: no job will ever be served");
     }
 }
 
@@ -289,7 +302,8 @@ fn runner(config: &Config, reading: &Reading<'_>) {
         reading.fault("runner.directory", "holds no `run.sh`: unpack GitHub's runner there");
     }
     if config.host.hypervisor == HypervisorKind::Vz && (runner.directory.is_some() || runner.archive.is_some()) {
-        reading.warning(
+        reading.warning_after(
+            &["host.hypervisor"],
             "runner",
             "is not handed to the guests of a Mac by this version: they use the runner of their image",
         );
@@ -297,20 +311,23 @@ fn runner(config: &Config, reading: &Reading<'_>) {
     if runner.directory.is_some() && runner.archive.is_some() {
         reading.fault("runner.archive", "and `runner.directory` are two runners: give one of them");
     }
-    readable(reading, "runner.archive", runner.archive.as_deref());
+    files::readable(reading, "runner.archive", runner.archive.as_deref());
     if runner.archive.is_some() {
         for (key, given) in [("runner.version", runner.version.is_some()), ("runner.sha256", runner.sha256.is_some())] {
             if !given {
-                reading.fault(
+                reading.fault_after(
+                    &[key],
                     key,
                     "is missing: an archive is pinned by its version and its SHA-256 (the release page shows both)",
                 );
             }
         }
     } else if runner.sha256.is_some() {
-        reading.fault("runner.archive", "is missing: `runner.sha256` is the digest of GitHub's archive");
+        let problem = "is missing: `runner.sha256` is the digest of GitHub's archive";
+        reading.fault_after(&["runner.archive"], "runner.archive", problem);
     } else if runner.version.is_some() && runner.directory.is_none() {
-        reading.fault(
+        reading.fault_after(
+            &["runner.archive", "runner.directory"],
             "runner.archive",
             "is missing: `runner.version` says which version it, or `runner.directory`, holds",
         );
@@ -431,28 +448,5 @@ fn never_runs(config: &Config, machine: &Machine, profile: &Profile) -> Option<S
             let (has, keeps) = (machine.cpus, host.reserve_cpus);
             Some(format!("it wants {} CPUs; the machine has {has}, of which {keeps} are reserved", profile.cpus))
         }
-    }
-}
-
-fn private(reading: &Reading<'_>, key: &str, path: Option<&Path>) {
-    if let Some(Err(error)) = path.map(files::check_private) {
-        reading.fault(key, describe(&error));
-    }
-}
-
-fn readable(reading: &Reading<'_>, key: &str, path: Option<&Path>) {
-    let Some(path) = path else { return };
-    match std::fs::File::open(path).and_then(|file| file.metadata()) {
-        Ok(about) if about.is_file() => {}
-        Ok(_) => reading.fault(key, format!("{} is no regular file", path.display())),
-        Err(error) => reading.fault(key, format!("{} cannot be opened ({error})", path.display())),
-    }
-}
-
-/// An error with what caused it: faults are read by people, one line each.
-fn describe(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error} ({source})"),
-        None => error.to_string(),
     }
 }

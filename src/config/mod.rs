@@ -1,10 +1,11 @@
 //! The configuration: one TOML file with the environment over it, typed, and all faults told at once.
 //!
 //! Two passes: every key is read by its kind (`sections`, `profiles`), then what keys say together is
-//! checked, with the files they name (`check`). A [`Config`] in hand has passed both. What is *not*
-//! here: what the daemon does with it, and secrets themselves (files are checked, not read).
+//! checked, with the files they name (`check`, `files`). A [`Config`] in hand has passed both. What is *not*
+//! here: what the daemon does with it, and secrets themselves (`files` reads them to check them, and keeps nothing).
 
 mod check;
+mod files;
 mod images;
 mod keys;
 mod profiles;

@@ -152,11 +152,13 @@ pub struct Github {
 impl Github {
     pub(super) fn read(mut table: Table<'_>, default_api: HttpUrl) -> Self {
         let why = "a gateway cannot speak to GitHub without it (docs/operations.md says how an App is made)";
+        table.follow(&["roles"]);
         let intake = table.or("intake", Intake::Webhook);
         let api_url = table.or("api_url", default_api);
         // What is missing is told; a stand-in lets the rest be checked.
         let app_id = table.need("app_id", why).unwrap_or_default();
         let private_key_file = table.need_path("private_key_file", why).unwrap_or_default();
+        table.follow(&["roles", "github.intake"]);
         let webhook_secret_file = match intake {
             Intake::Webhook => table.need_path("webhook_secret_file", "webhooks are verified by it"),
             Intake::Pull => table.path("webhook_secret_file"),

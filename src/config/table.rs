@@ -40,11 +40,20 @@ impl fmt::Display for Fault {
     }
 }
 
+/// A fault, and the keys whose values it was found by beside its own. When one of them is wrong itself, a default
+/// stood in for it, and nothing follows from that.
+struct Finding {
+    fault: Fault,
+    rests_on: Vec<String>,
+}
+
 /// What is found out while reading, beside the configuration itself.
 pub(super) struct Reading<'a> {
     pub source: &'a Source,
-    faults: RefCell<Vec<Fault>>,
-    warnings: RefCell<Vec<Fault>>,
+    faults: RefCell<Vec<Finding>>,
+    warnings: RefCell<Vec<Finding>>,
+    /// Keys and sections that somebody probably meant when a wrong name was written.
+    misspelt: RefCell<BTreeSet<String>>,
     /// Where each key that was read came from, and its value as shown.
     read: RefCell<BTreeMap<String, (Origin, Option<String>)>>,
     known: RefCell<BTreeSet<String>>,
@@ -56,6 +65,7 @@ impl<'a> Reading<'a> {
             source,
             faults: RefCell::default(),
             warnings: RefCell::default(),
+            misspelt: RefCell::default(),
             read: RefCell::default(),
             known: RefCell::default(),
         }
@@ -63,22 +73,32 @@ impl<'a> Reading<'a> {
 
     /// The outermost table.
     pub fn root(&'a self, values: Dict) -> Table<'a> {
-        Table { path: String::new(), values, known: Vec::new(), reading: self }
+        Table { path: String::new(), values, known: Vec::new(), follows: &[], reading: self }
     }
 
-    /// Writes down what is wrong with a key that was read or is missing. Of one key only the first.
+    /// Writes down what is wrong with a key that was read. Of one key only the first fault is told.
     pub fn fault(&self, key: &str, problem: impl Into<String>) {
-        let fault = self.about(key, problem.into());
-        let mut faults = self.faults.borrow_mut();
-        if !faults.iter().any(|other| other.key == fault.key) {
-            faults.push(fault);
-        }
+        self.fault_after(&[], key, problem);
+    }
+
+    /// Writes down what is wrong with a key if the values of others are as they were read: not told when one of
+    /// these is wrong itself.
+    pub fn fault_after(&self, others: &[&str], key: &str, problem: impl Into<String>) {
+        self.faults.borrow_mut().push(self.finding(others, key, problem.into()));
     }
 
     /// Writes down what is allowed and perhaps not meant.
     pub fn warning(&self, key: &str, problem: impl Into<String>) {
-        let warning = self.about(key, problem.into());
-        self.warnings.borrow_mut().push(warning);
+        self.warning_after(&[], key, problem);
+    }
+
+    /// As [`fault_after`](Self::fault_after), of what is allowed and perhaps not meant.
+    pub fn warning_after(&self, others: &[&str], key: &str, problem: impl Into<String>) {
+        self.warnings.borrow_mut().push(self.finding(others, key, problem.into()));
+    }
+
+    fn finding(&self, others: &[&str], key: &str, problem: String) -> Finding {
+        Finding { fault: self.about(key, problem), rests_on: others.iter().map(|&other| other.to_owned()).collect() }
     }
 
     fn about(&self, key: &str, problem: String) -> Fault {
@@ -105,10 +125,26 @@ impl<'a> Reading<'a> {
         self.known.borrow().clone()
     }
 
-    /// The faults and the warnings.
+    /// The faults and the warnings, without those that only follow from others.
     pub fn into_findings(self) -> (Vec<Fault>, Vec<Fault>) {
-        (self.faults.into_inner(), self.warnings.into_inner())
+        let (faults, warnings) = (self.faults.into_inner(), self.warnings.into_inner());
+        let mut wrong = self.misspelt.into_inner();
+        wrong.extend(faults.iter().filter(|one| one.rests_on.is_empty()).map(|one| one.fault.key.clone()));
+        let stands = |one: &Finding| !one.rests_on.iter().any(|key| wrong.iter().any(|wrong| concerns(wrong, key)));
+        let mut told: Vec<Fault> = Vec::new();
+        for Finding { fault, .. } in faults.into_iter().filter(stands) {
+            if !told.iter().any(|other| other.key == fault.key) {
+                told.push(fault);
+            }
+        }
+        (told, warnings.into_iter().filter(stands).map(|one| one.fault).collect())
     }
+}
+
+/// True when one of two keys is the other, or a section that holds it.
+fn concerns(one: &str, other: &str) -> bool {
+    let holds = |section: &str, key: &str| key.strip_prefix(section).is_some_and(|rest| rest.starts_with('.'));
+    one == other || holds(one, other) || holds(other, one)
 }
 
 /// One table while it is read.
@@ -116,10 +152,17 @@ pub(super) struct Table<'a> {
     path: String,
     values: Dict,
     known: Vec<&'static str>,
+    /// Keys elsewhere that decide whether this table must have keys at all.
+    follows: &'static [&'static str],
     reading: &'a Reading<'a>,
 }
 
 impl<'a> Table<'a> {
+    /// What is missing from here on is so because of these keys: no fault when one of them is wrong.
+    pub fn follow(&mut self, keys: &'static [&'static str]) {
+        self.follows = keys;
+    }
+
     /// The key with its tables before it.
     pub fn path_of(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
@@ -145,7 +188,9 @@ impl<'a> Table<'a> {
         let given = self.values.contains_key(key);
         let value = self.maybe(key);
         if !given {
-            self.reading.fault(&self.path_of(key), format!("is missing, and {why}: write {}", T::accepts()));
+            let path = self.path_of(key);
+            let others: Vec<&str> = self.follows.iter().copied().chain([path.as_str()]).collect();
+            self.reading.fault_after(&others, &path, format!("is missing, and {why}: write {}", T::accepts()));
         }
         value
     }
@@ -171,7 +216,7 @@ impl<'a> Table<'a> {
                 Dict::new()
             }
         };
-        Self { path, values, known: Vec::new(), reading: self.reading }
+        Self { path, values, known: Vec::new(), follows: &[], reading: self.reading }
     }
 
     /// The tables under a key, each with its name (the text under `named_by`) or its number.
@@ -189,7 +234,7 @@ impl<'a> Table<'a> {
         let table = |(position, values): (usize, Dict)| {
             let name = values.get(named_by).and_then(Value::as_str).map(str::to_owned);
             let name = name.filter(|name| !name.is_empty()).unwrap_or_else(|| format!("#{}", position + 1));
-            Self { path: format!("{path}.{name}"), values, known: Vec::new(), reading: self.reading }
+            Self { path: format!("{path}.{name}"), values, known: Vec::new(), follows: &[], reading: self.reading }
         };
         dicts.enumerate().map(table).collect()
     }
@@ -206,7 +251,10 @@ impl<'a> Table<'a> {
     fn unknown(&self, key: &str) -> String {
         let nearest = self.known.iter().map(|known| (strsim::jaro_winkler(key, known), *known));
         match nearest.max_by(|a, b| a.0.total_cmp(&b.0)) {
-            Some((alike, known)) if alike >= ALIKE => format!("is no key; did you mean `{known}`?"),
+            Some((alike, known)) if alike >= ALIKE => {
+                self.reading.misspelt.borrow_mut().insert(self.path_of(known));
+                format!("is no key; did you mean `{known}`?")
+            }
             _ => {
                 let mut known = self.known.clone();
                 known.sort_unstable();

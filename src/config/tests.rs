@@ -2,19 +2,40 @@
 
 use super::*;
 use crate::domain::units::{Bytes, Span};
+use rsa::pkcs1::{EncodeRsaPrivateKey as _, LineEnding};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::OnceLock;
 use tempfile::TempDir;
 
 const EXAMPLE: &str = include_str!("../../config/flyci.example.toml");
+
+const LINUX: &str = include_str!("../../config/flyci.linux.toml");
+
+/// Bits of the App's key: the fewest that can sign, since making one takes a while.
+const KEY_BITS: usize = 1024;
+
+/// A certificate with its key, and the App's key, in PEM: made once.
+fn keys() -> &'static [String; 3] {
+    static KEYS: OnceLock<[String; 3]> = OnceLock::new();
+    KEYS.get_or_init(|| {
+        let rcgen::CertifiedKey { cert, signing_key } =
+            rcgen::generate_simple_self_signed(["ci.example.com".to_owned()]).expect("a certificate");
+        let app = rsa::PrivateKey::new(&mut rand::rng(), KEY_BITS).expect("a key");
+        let app = app.to_pkcs1_pem(LineEnding::LF).expect("it is PEM").to_string();
+        [cert.pem(), signing_key.serialize_pem(), app]
+    })
+}
 
 /// A directory with the files that the example names.
 fn directory() -> TempDir {
     let directory = tempfile::tempdir().expect("a temporary directory");
     fs::create_dir(directory.path().join("tls")).expect("it is writable");
-    for name in ["tls/fullchain.pem", "tls/privkey.pem", "github-app.pem", "webhook-secret"] {
-        private(&directory, name, "…");
+    let [certificate, key, app] = keys();
+    for (name, content) in [("tls/fullchain.pem", certificate), ("tls/privkey.pem", key), ("github-app.pem", app)] {
+        private(&directory, name, content);
     }
+    private(&directory, "webhook-secret", "s3cret\n");
     directory
 }
 
@@ -59,6 +80,13 @@ fn the_example_is_valid_and_shows_the_defaults() {
     let defaults = Config::from_toml(&example_with_defaults(), directory.path()).expect("so are its defaults");
     assert_ne!(EXAMPLE, example_with_defaults());
     assert_eq!(example, defaults);
+}
+
+#[test]
+fn the_shortest_configuration_for_linux_works_as_it_is() {
+    let directory = directory();
+    let config = Config::from_toml(LINUX, directory.path()).expect("it is valid");
+    assert!(config.is_gateway() && config.is_host() && config.is_pulling());
 }
 
 #[test]
@@ -198,8 +226,9 @@ image = "x"
     let faults: Vec<_> =
         report(&directory, text, &[]).faults.iter().map(|fault| fault.to_string().replace(&prefix, "")).collect();
     // What depends on the system that the test runs on.
+    let keys = ["host.hypervisor", "host.slots", ": data_dir = "];
     let (of_the_system, faults): (Vec<_>, Vec<_>) =
-        faults.into_iter().partition(|fault| fault.contains("host.hypervisor") || fault.contains(": data_dir = "));
+        faults.into_iter().partition(|fault| keys.iter().any(|key| fault.contains(key)));
     assert!(of_the_system.iter().any(|fault| fault.contains("the sockets below it")), "{of_the_system:?}");
     insta::assert_snapshot!(faults.join("\n"));
 }
@@ -357,4 +386,91 @@ fn only_the_real_thing_is_tested_before_work_by_default() {
     };
     assert_eq!(tests("fake", ""), Ok(false));
     assert_eq!(tests("fake", "self_test = true\n"), Ok(true));
+}
+
+#[test]
+fn a_file_that_is_not_what_its_key_wants_is_told_by_the_check() {
+    let directory = directory();
+    for name in ["no.pem", "passwords"] {
+        private(&directory, name, "…");
+    }
+    private(&directory, "empty", "\n");
+    private(&directory, "latin1", "…");
+    fs::write(directory.path().join("latin1"), b"p\xe4ss").expect("it is ours");
+    let other = rcgen::KeyPair::generate().expect("a key").serialize_pem();
+    private(&directory, "other.pem", &other);
+    let text = r#"
+[web.tls]
+cert_file = "tls/fullchain.pem"
+key_file = "other.pem"
+[github]
+app_id = 1
+private_key_file = "no.pem"
+previous_private_key_file = "other.pem"
+webhook_secret_file = "empty"
+previous_webhook_secret_file = "missing"
+ca_file = "no.pem"
+[database]
+url = "postgres://flyci@db/flyci"
+password_file = "latin1"
+ca_file = "tls"
+[host]
+hypervisor = "fake"
+name = "mini-1"
+[images]
+credentials_file = "passwords"
+ca_file = "tls/fullchain.pem"
+"#;
+    let prefix = format!("{}/", directory.path().display());
+    let told = |text: &str| -> Vec<String> {
+        report(&directory, text, &[]).faults.iter().map(|fault| fault.to_string().replace(&prefix, "")).collect()
+    };
+    insta::assert_snapshot!(told(text).join("\n"));
+    let server = |certificate: &str, key: &str| {
+        let text = text.replace(
+            "\"tls/fullchain.pem\"\nkey_file = \"other.pem\"",
+            &format!("{certificate:?}\nkey_file = {key:?}"),
+        );
+        told(&text).into_iter().filter(|fault| fault.contains("web.tls")).collect::<Vec<_>>()
+    };
+    assert_eq!(server("tls/fullchain.pem", "tls/privkey.pem"), Vec::<String>::new());
+    let neither = server("no.pem", "no.pem").join("\n");
+    assert!(neither.contains("no certificate in PEM") && neither.contains("no private key in PEM"), "{neither}");
+}
+
+#[test]
+fn one_wrong_value_is_one_fault() {
+    let webhook = "[github]\napp_id = 1\nprivate_key_file = \"github-app.pem\"\n";
+    let tls = "[web.tls]\nmode = \"self-signed\"\n";
+    for (text, fault) in [
+        // A mode that is none needs no files, an intake that is none no secret and no certificate.
+        (gateway("").replace("self-signed", "acme"), "web.tls.mode"),
+        (format!("{webhook}intake = \"webhok\"\n"), "github.intake"),
+        // Roles that are none do not make it a gateway, nor no gateway.
+        ("roles = [\"gatway\"]\n".to_owned(), "roles"),
+        ("roles = [\"hosst\"]\n[host]\nhypervisor = \"fake\"\ndedicated_to = [7]\n".to_owned(), "roles"),
+        ("role = [\"host\"]\n".to_owned(), "role"),
+        // A section or key under another name is not missing.
+        (format!("{tls}[githb]\napp_id = 1\n"), "githb"),
+        (gateway("").replace("app_id", "app_ip"), "github.app_ip"),
+        (gateway("").replace("[web.tls]\nmode", "[web]\ntls"), "web.tls"),
+        // A listener that is none is on no address and has no port.
+        (gateway("[web]\nlisten = 8443\n").replace("self-signed", "off"), "web.listen"),
+        (gateway("[admin]\nmetrics_listen = \"127.0.0.1:8443\"\n[web]\nlisten = \"::\"\n"), "web.listen"),
+        (gateway("[database]\nurl = 5432\npassword_file = \"webhook-secret\"\n"), "database.url"),
+        (gateway("[runner]\nversion = \"2.330.0\"\ndirectory = 7\n"), "runner.directory"),
+    ] {
+        let directory = directory();
+        let report = report(&directory, &text, &[]);
+        let keys: Vec<&str> = report.faults.iter().map(|fault| fault.key.as_str()).collect();
+        assert_eq!(keys, [fault], "{text}\n{:#?}", report.faults);
+    }
+    for text in
+        ["profiles = 3\n", "[[profiles]]\nlabel = \"flyci-x\"\ncpus = \"two\"\n", "[[profile]]\nlabel = \"x\"\n"]
+    {
+        let directory = directory();
+        let report = report(&directory, &format!("{text}{}", gateway("[host]\nhypervisor = \"fake\"\n")), &[]);
+        assert!(!report.faults.is_empty());
+        assert!(report.warnings.iter().all(|warning| warning.key != "profiles"), "{text}: {:#?}", report.warnings);
+    }
 }

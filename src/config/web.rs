@@ -91,6 +91,7 @@ impl Tls {
     fn read(mut table: Table<'_>, is_public: bool) -> Self {
         let mode = table.or("mode", TlsMode::Files);
         let why = "mode `files` needs it (`self-signed` is for a demo, `off` for loopback behind a proxy)";
+        table.follow(&["roles", "github.intake", "web.tls.mode"]);
         let (cert_file, key_file) = if is_public && mode == TlsMode::Files {
             (table.need_path("cert_file", why), table.need_path("key_file", why))
         } else {

@@ -28,6 +28,12 @@ pub(super) struct AppKeys {
     previous: Option<EncodingKey>,
 }
 
+/// True when a text is a key that the App can sign with: RSA, in PEM.
+#[must_use]
+pub fn is_app_key(pem: &str) -> bool {
+    EncodingKey::from_rsa_pem(pem.as_bytes()).is_ok()
+}
+
 impl AppKeys {
     pub(super) fn new(
         app_id: u64,

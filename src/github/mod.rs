@@ -35,6 +35,7 @@ mod runners;
 mod transport;
 
 pub use app::{App, Deliveries, Delivery, DeliveryDetail, Installation, Payload, Repository};
+pub use auth::is_app_key;
 pub use error::{Call, Credential, Denial, GitHubError, NetworkFault, OptionsError, Refusal, Result, Unreadable};
 pub use governor::HeldBudget;
 pub use jobs::{JobInfo, OpenJobs, RunInfo};

@@ -22,7 +22,8 @@ const LAYERS: &[&[&str]] = &[
 
 /// What may be used although it lies beside or above, with the reason.
 const BESIDE: &[(&str, &str, &str)] = &[
-    ("config", "images", "reads the names of registries and mirrors as those who use them do"),
+    ("config", "github", "knows the App's key as the one who signs with it does"),
+    ("config", "images", "reads mirrors and logins of registries as those who use them do"),
     ("errors", "store", "tells a database's refusal without the values it quotes"),
     ("hypervisor", "images", "reads the manifest of the image that it boots"),
     ("images", "hypervisor", "runs the system's tools by the one way of starting a process"),

@@ -131,6 +131,12 @@ fn parse(path: &Path, text: &[u8]) -> Result<DockerConfig, CredentialsError> {
     serde_json::from_slice(text).map_err(|_| CredentialsError::Format { path: path.to_owned() })
 }
 
+/// True when a text is what docker writes.
+#[must_use]
+pub fn is_docker_config(text: &[u8]) -> bool {
+    serde_json::from_slice::<DockerConfig>(text).is_ok()
+}
+
 async fn find(config: DockerConfig, registry: &str) -> Result<Option<Login>, CredentialsError> {
     // Docker writes a host alone, old versions a URL.
     let names = [registry.to_owned(), format!("https://{registry}"), format!("https://{registry}/")];

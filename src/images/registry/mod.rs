@@ -10,7 +10,7 @@ mod credentials;
 mod exchange;
 mod reference;
 
-pub use credentials::{CredentialsError, Keyring, Login};
+pub use credentials::{CredentialsError, Keyring, Login, is_docker_config};
 pub use exchange::RegistryError;
 pub(super) use exchange::Tries;
 pub use reference::{ParseReferenceError, Reference, Version};
