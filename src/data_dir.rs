@@ -50,6 +50,16 @@ pub enum DataDirError {
         /// The process's uid.
         ours: u32,
     },
+    /// The disk is full.
+    #[error(
+        "{path} cannot be {doing}, since its volume is full: make room there (`df -h`), or give another `data_dir`"
+    )]
+    Full {
+        /// The directory or file.
+        path: PathBuf,
+        /// `made`, `locked`.
+        doing: &'static str,
+    },
     /// The file system refused.
     #[error("{path} cannot be {doing}")]
     Io {
@@ -121,7 +131,8 @@ fn check_owner(path: &Path) -> Result<(), DataDirError> {
         return Err(DataDirError::Foreign { path: path.to_owned(), owner: about.uid(), ours });
     }
     if about.mode() & OTHERS != 0 {
-        tracing::info!(path = %path.display(), "the data directory was open to others; it is closed");
+        let mode = format!("{:04o}", about.mode() & 0o7777);
+        tracing::warn!(path = %path.display(), mode, "the data directory was open to others: it is for its owner alone now (0700)");
         let closed = std::fs::set_permissions(path, Permissions::from_mode(PRIVATE_MODE));
         closed.map_err(|error| io_error(path, "closed to others", error))?;
     }
@@ -140,7 +151,10 @@ fn read_pid(file: File) -> Option<String> {
 }
 
 fn io_error(path: &Path, doing: &'static str, source: io::Error) -> DataDirError {
-    DataDirError::Io { path: path.to_owned(), doing, source }
+    match source.kind() {
+        io::ErrorKind::StorageFull => DataDirError::Full { path: path.to_owned(), doing },
+        _ => DataDirError::Io { path: path.to_owned(), doing, source },
+    }
 }
 
 #[cfg(test)]

@@ -173,6 +173,7 @@ impl Layout {
 
 /// Makes a new cluster: whole or not at all.
 pub(super) async fn initialise(layout: &Layout, binaries: &Binaries) -> Result<(), EmbeddedError> {
+    super::check_room(layout.home(), super::ROOM_TO_BE_MADE, "be made")?;
     let draft = layout.with_cluster("cluster.draft");
     remove(draft.cluster())?;
     let arguments: Vec<OsString> = vec![

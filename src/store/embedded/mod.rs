@@ -15,7 +15,8 @@ mod transfer;
 
 pub use transfer::{Backup, KeyStanding, Restored, Upgraded, backup, restore, upgrade};
 
-use crate::data_dir::{DataDir, DataDirError};
+use crate::data_dir::{DataDir, DataDirError, free_space};
+use crate::domain::units::Bytes;
 use binaries::Binaries;
 use cluster::Layout;
 use nix::unistd::{Uid, User};
@@ -33,6 +34,11 @@ const NAME: &str = "flyci";
 const MAINTENANCE: &str = "postgres";
 /// Part of the socket's name; nothing listens on it.
 const PORT: u16 = 5432;
+const MEGABYTE: u64 = 1_000_000;
+/// Free space without which no new cluster is made: it has 55 MB, and its first write-ahead log.
+const ROOM_TO_BE_MADE: Bytes = Bytes(200 * MEGABYTE);
+/// Free space without which it is not started: a few files of its write-ahead log, of 17 MB each.
+const ROOM_TO_START: Bytes = Bytes(64 * MEGABYTE);
 /// Between two tries to start a server that died: the first wait and the longest.
 const RESTART_WAIT: Duration = Duration::from_millis(200);
 const RESTART_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -126,6 +132,50 @@ pub enum EmbeddedError {
         /// The deadline.
         deadline: Duration,
     },
+    /// The disk is full, or nearly.
+    #[error(
+        "{path} has {free} free, and the private database needs {needed} to {to}: make room on that volume (`df -h {path}`), or give another `data_dir`"
+    )]
+    NoRoom {
+        /// The directory of the database.
+        path: PathBuf,
+        /// What this user may still write there.
+        free: Bytes,
+        /// What must be free.
+        needed: Bytes,
+        /// `be made`, `start`.
+        to: &'static str,
+    },
+    /// What is to be restored is something else.
+    #[error("{file} is no backup of flyci ({why}): nothing was changed; name a file that `flyci backup` wrote")]
+    NoBackup {
+        /// The file.
+        file: PathBuf,
+        /// What shows it.
+        why: &'static str,
+    },
+    /// The backup is of a later flyci.
+    #[error(
+        "{file} was written by a later flyci (schema {found}; this one knows {known}): nothing was changed; restore it with that flyci, or a later one"
+    )]
+    NewerBackup {
+        /// The file.
+        file: PathBuf,
+        /// Its schema.
+        found: i32,
+        /// The newest schema that this version knows.
+        known: i32,
+    },
+    /// The backup is of a later PostgreSQL.
+    #[error(
+        "{file} was written with a later PostgreSQL than the installed {major}, which cannot read it: nothing was changed; install that PostgreSQL, and try again"
+    )]
+    NewerDump {
+        /// The file.
+        file: PathBuf,
+        /// The installed major version.
+        major: u32,
+    },
     /// There is nothing to back up or upgrade.
     #[error("there is no private database in {0}")]
     NoCluster(PathBuf),
@@ -146,7 +196,7 @@ pub enum EmbeddedError {
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// `made`, `read`, `written`, `removed`, `started`.
+        /// `made`, `read`, `written`, `removed`, `started`, ….
         doing: &'static str,
         /// What it said.
         #[source]
@@ -156,6 +206,17 @@ pub enum EmbeddedError {
 
 fn io_error(path: &Path, doing: &'static str, source: io::Error) -> EmbeddedError {
     EmbeddedError::Io { path: path.to_owned(), doing, source }
+}
+
+/// Whether there is room for the private Postgres in a directory that exists.
+fn check_room(path: &Path, needed: Bytes, to: &'static str) -> Result<(), EmbeddedError> {
+    let free = free_space(path).map_err(|error| io_error(path, "asked for its free space", error))?;
+    if free >= needed {
+        return Ok(());
+    }
+    // Whole megabytes: it is for people.
+    let free = Bytes(free.0 - free.0 % MEGABYTE);
+    Err(EmbeddedError::NoRoom { path: path.to_owned(), free, needed, to })
 }
 
 /// How the private Postgres is had.
@@ -182,6 +243,10 @@ impl EmbeddedPostgres {
     pub async fn start(data_dir: &DataDir, options: Options) -> Result<Self, EmbeddedError> {
         let user = service_user()?;
         let layout = Layout::of(data_dir.path())?;
+        match layout.major()? {
+            Some(_) => check_room(data_dir.path(), ROOM_TO_START, "start")?,
+            None => check_room(data_dir.path(), ROOM_TO_BE_MADE, "be made")?,
+        }
         let binaries = binaries::choose(&layout, options).await?;
         layout.prepare(&user)?;
         if layout.major()?.is_none() {

@@ -261,24 +261,67 @@ async fn a_damaged_database_is_no_obstacle_to_a_restore() {
     stop(postgres).await;
 }
 
+#[test]
+fn a_full_disk_is_told_with_what_is_needed() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    check_room(home.path(), Bytes(1), "start").expect("there is room for a byte");
+    let told = check_room(home.path(), Bytes(u64::MAX), "be made").expect_err("no disk is so large").to_string();
+    let place = home.path().display().to_string();
+    for words in [place.as_str(), "free, and the private database needs", "to be made: make room", "`data_dir`"] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+}
+
 #[tokio::test]
-async fn what_is_no_backup_changes_nothing() {
+async fn what_cannot_be_restored_changes_nothing_and_is_told_in_a_sentence() {
     let home = home();
-    let (key, file) = (home.path().join("master.key"), home.path().join("no.backup"));
+    let (key, file) = (home.path().join("master.key"), home.path().join("flyci.backup"));
     let lock = DataDir::lock(home.path()).expect("nobody else has it");
     let (postgres, tenant) = with_a_tenant(&home, &lock).await;
+    // A backup of a later flyci, whose schema this one cannot read.
+    let owner = pool(&postgres).await;
+    let change = |to: i32| format!("UPDATE fleet SET schema = {to}, min_reader = {to}");
+    let sql = |text: String| sqlx::raw_sql(sqlx::AssertSqlSafe(text));
+    sql(change(99)).execute(&owner).await.expect("it is ours");
+    backup(home.path(), &key, &file).await.expect("it is written");
+    sql(change(1)).execute(&owner).await.expect("it is ours");
+    // A backup of another program's database.
+    let (other, layout) = (home.path().join("other.backup"), Layout::of(home.path()).expect("a short path"));
+    sql("ALTER TABLE fleet RENAME TO armada".to_owned()).execute(&owner).await.expect("it is ours");
+    backup(home.path(), &key, &other).await.expect("it is written");
+    sql("ALTER TABLE armada RENAME TO fleet".to_owned()).execute(&owner).await.expect("it is ours");
+    owner.close().await;
     stop(postgres).await;
     drop(lock);
-    std::fs::write(&file, "PGDMP and so on").expect("it is writable");
-    restore(home.path(), &master(&key), &file, INSTALLED).await.expect_err("it is no backup");
-    let lock = DataDir::lock(home.path()).expect("the restore is over");
+
+    // What pg_dump writes, of a format to come; a dump that was cut off; and what is none.
+    let dump = std::fs::read(&file).expect("it is readable");
+    let mut of_later = dump.clone();
+    of_later[6] = 200;
+    let wrong: [(&str, &[u8], &str); 3] = [
+        ("later.backup", &of_later, "later PostgreSQL"),
+        ("cut.backup", &dump[..dump.len() / 2], "pg_restore"),
+        ("no.backup", b"[github]\napp_id = 1\n", "is no backup of flyci"),
+    ];
+    let mut told = vec![(file, "written by a later flyci (schema 99"), (other, "it holds another database")];
+    for (name, content, words) in wrong {
+        let path = home.path().join(name);
+        std::fs::write(&path, content).expect("it is writable");
+        told.push((path, words));
+    }
+    for (path, words) in told {
+        let error = restore(home.path(), &master(&key), &path, INSTALLED).await.expect_err("it cannot be restored").to_string();
+        assert!(error.contains(words), "{words}: {error}");
+        let left = std::fs::read_dir(layout.home()).expect("it is there").flatten();
+        let left: Vec<_> = left.filter(|one| one.file_name().to_string_lossy().starts_with("cluster.")).collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+    let lock = DataDir::lock(home.path()).expect("the restores are over");
     let postgres = EmbeddedPostgres::start(&lock, INSTALLED).await.expect("it starts");
     let pool = pool(&postgres).await;
     assert_eq!(tenants::all(&pool).await.expect("it answers")[0].id, tenant);
     pool.close().await;
     stop(postgres).await;
-    let left: Vec<_> = std::fs::read_dir(home.path().join("postgres")).expect("it is there").flatten().collect();
-    assert!(left.iter().all(|entry| !entry.file_name().to_string_lossy().starts_with("cluster.")), "{left:?}");
 }
 
 #[tokio::test]

@@ -11,19 +11,22 @@ use super::{EmbeddedError, NAME, Options, PORT, command, connect_options, io_err
 use crate::data_dir::{DataDir, DataDirError};
 use crate::domain::units::Bytes;
 use crate::secrets::{KeyId, KeyRing, MasterSource};
-use crate::store::tenants;
+use crate::store::{SCHEMA, fleet, tenants};
 use chrono::Utc;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{ConnectOptions, Connection};
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::{File, OpenOptions};
+use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A dump of a year of a busy fleet's metadata takes minutes.
 const TRANSFER_DEADLINE: Duration = Duration::from_secs(60 * 60);
+/// How pg_dump's custom format begins.
+const DUMP_BEGIN: &[u8] = b"PGDMP";
 /// The roles that the dump's grants name: a dump of one database holds no roles.
 const ROLES: [&str; 5] = ["flyci_owner", "flyci_migrate", "flyci_gateway", "flyci_web", "flyci_host"];
 
@@ -169,8 +172,8 @@ pub async fn restore(
     options: Options,
 ) -> Result<Restored, EmbeddedError> {
     let user = service_user()?;
-    // Postgres's programs are told the path: a file that is missing is better told by us.
-    File::open(file).map_err(|error| io_error(file, "read", error))?;
+    // Postgres's programs are told the path: a file that is missing or something else is better told by us.
+    look_at(file)?;
     let file = std::path::absolute(file).map_err(|error| io_error(file, "read", error))?;
     let lock = DataDir::lock(data_dir)?;
     let layout = Layout::of(lock.path())?;
@@ -258,6 +261,46 @@ async fn dump(layout: &Layout, binaries: &Binaries, file: &Path) -> Result<(), E
         .map_err(|error| io_error(&file, "written", error))
 }
 
+/// Whether a file begins as pg_dump begins its custom format.
+fn look_at(file: &Path) -> Result<(), EmbeddedError> {
+    let mut begin = Vec::new();
+    let read = File::open(file).and_then(|opened| opened.take(DUMP_BEGIN.len() as u64).read_to_end(&mut begin));
+    read.map_err(|error| io_error(file, "read", error))?;
+    if begin == DUMP_BEGIN {
+        return Ok(());
+    }
+    Err(EmbeddedError::NoBackup { file: file.to_owned(), why: "it does not begin as one" })
+}
+
+/// What pg_restore's failure says of the file.
+fn not_restored(error: EmbeddedError, file: &Path, binaries: &Binaries) -> EmbeddedError {
+    match &error {
+        // `unsupported version (1.17) in file header`, `unrecognized configuration parameter "…"`: of a later server.
+        EmbeddedError::Program { output, .. }
+            if output.contains("in file header") && output.contains("unsupported version")
+                || output.contains("unrecognized configuration parameter") =>
+        {
+            EmbeddedError::NewerDump { file: file.to_owned(), major: binaries.major }
+        }
+        _ => error,
+    }
+}
+
+/// That what was restored is a database of flyci's, and one that this version can work with.
+async fn known(draft: &Layout, file: &Path) -> Result<(), EmbeddedError> {
+    let pool = PgPoolOptions::new().max_connections(1).connect_with(connect_options(draft, NAME)).await?;
+    let schema = fleet::find_schema(&pool).await;
+    pool.close().await;
+    let file = file.to_owned();
+    match schema {
+        Ok(Some(schema)) if schema.min_reader > SCHEMA => {
+            Err(EmbeddedError::NewerBackup { file, found: schema.schema, known: SCHEMA })
+        }
+        Ok(Some(_)) => Ok(()),
+        Ok(None) | Err(_) => Err(EmbeddedError::NoBackup { file, why: "it holds another database" }),
+    }
+}
+
 /// Builds a cluster beside the present one out of a dump.
 async fn build(
     layout: &Layout,
@@ -293,7 +336,9 @@ async fn fill(
     connection_to.close().await?;
     let flags = ["--single-transaction", "--exit-on-error"].map(OsString::from).to_vec();
     let arguments = [connection(draft, "--dbname"), flags, vec![file.into()]].concat();
-    command::run(&binaries.program("pg_restore"), arguments, TRANSFER_DEADLINE).await?;
+    let restored = command::run(&binaries.program("pg_restore"), arguments, TRANSFER_DEADLINE).await;
+    restored.map_err(|error| not_restored(error, file, binaries))?;
+    known(draft, file).await?;
     standing(draft, master).await
 }
 
