@@ -10,7 +10,7 @@ use crate::store::jobs::Patience;
 use crate::store::profiles;
 use crate::troubles::Troubles;
 use crate::upkeep::backfill::Backfill;
-use crate::upkeep::doubts::Doubts;
+use crate::upkeep::doubts::{Doubts, Silence};
 use crate::upkeep::holds::Holds;
 use crate::upkeep::prune::{self, Retention};
 use crate::upkeep::pull::Pull;
@@ -213,6 +213,7 @@ fn doubts(gateway: &Gateway, troubles: &Arc<Troubles>) -> Doubts {
         },
         wakes: Arc::clone(&gateway.vault.wakes),
         troubles: Arc::clone(troubles),
+        silence: Silence::default(),
     }
 }
 

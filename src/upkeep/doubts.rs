@@ -27,6 +27,7 @@ use chrono::{DateTime, Utc};
 use futures_util::StreamExt as _;
 use sqlx::PgPool;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Questions of each kind in one pass: GitHub's hourly budget is for serving jobs.
@@ -52,6 +53,34 @@ pub struct Doubts {
     pub wakes: Arc<Wakes>,
     /// Takes what accounts do not grant.
     pub troubles: Arc<Troubles>,
+    /// Whether GitHub answers at all.
+    pub silence: Silence,
+}
+
+/// Questions that GitHub answered none of: it does not accept the App's credential, or is out of reach. Each job's
+/// question would be logged anew; so the beginning is, and the end with how many there were.
+#[derive(Debug, Default)]
+pub struct Silence(AtomicU64);
+
+impl Silence {
+    /// Counts a question, if what kept it from an answer is no matter of this question alone.
+    fn takes(&self, error: &DoubtError) -> bool {
+        let DoubtError::GitHub(refusal) = error else { return false };
+        let is_general = matches!(refusal, GitHubError::Unauthorized { .. } | GitHubError::Network { .. });
+        if is_general && self.0.fetch_add(1, Ordering::Relaxed) == 0 {
+            let error = crate::errors::chain(refusal);
+            tracing::warn!(%error, "GitHub answers no questions: what is in doubt stays so, and is asked again");
+        }
+        is_general
+    }
+
+    /// GitHub answered.
+    fn ends(&self) {
+        let questions = self.0.swap(0, Ordering::Relaxed);
+        if questions > 0 {
+            tracing::info!(questions, "GitHub answers again; so many questions had no answer");
+        }
+    }
 }
 
 /// What one pass did.
@@ -70,6 +99,11 @@ pub struct DoubtReport {
 }
 
 impl DoubtReport {
+    /// True when GitHub answered something.
+    const fn has_answers(&self) -> bool {
+        self.confirmed + self.moved + self.installations + self.repositories > 0
+    }
+
     /// True when a whole batch of jobs was settled: there may be more.
     #[must_use]
     pub fn is_full(&self) -> bool {
@@ -116,6 +150,9 @@ impl Doubts {
                 None => report.unanswered += 1,
             }
         }
+        if report.has_answers() {
+            self.silence.ends();
+        }
         Ok(report)
     }
 
@@ -125,7 +162,9 @@ impl Doubts {
             match self.ask_installation(&tenant, since).await {
                 Ok(()) => report.installations += 1,
                 Err(error) => {
-                    tracing::warn!(tenant.id = %tenant.id, error = %crate::errors::chain(&error), "the installation's standing is not known");
+                    if !self.silence.takes(&error) {
+                        tracing::warn!(tenant.id = %tenant.id, error = %crate::errors::chain(&error), "the installation's standing is not known");
+                    }
                     report.unanswered += 1;
                 }
             }
@@ -138,7 +177,9 @@ impl Doubts {
             match self.ask_repository(repository, tenant).await {
                 Ok(()) => report.repositories += 1,
                 Err(error) => {
-                    tracing::warn!(repository.id = %repository, error = %crate::errors::chain(&error), "it is not known whether the repository is there");
+                    if !self.silence.takes(&error) {
+                        tracing::warn!(repository.id = %repository, error = %crate::errors::chain(&error), "it is not known whether the repository is there");
+                    }
                     report.unanswered += 1;
                 }
             }
@@ -192,7 +233,9 @@ impl Doubts {
             Ok(moved) => return Ok(Some(moved)),
             Err(error) => error,
         };
-        tracing::warn!(job.id = %row.id, error = %crate::errors::chain(&error), "the job's state is not known");
+        if !self.silence.takes(&error) {
+            tracing::warn!(job.id = %row.id, error = %crate::errors::chain(&error), "the job's state is not known");
+        }
         if let DoubtError::GitHub(refusal) = &error
             && effect!("upkeep.ask_suspect", place::suspect(&self.pool, row.tenant, row.repository, refusal).await)?
         {
@@ -347,5 +390,24 @@ pub(super) fn said(answer: &JobInfo) -> Option<Said> {
         "completed" if has_runner => Some(Said::CompletedByRunner),
         "completed" => Some(Said::CompletedUnserved),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::github::{Call, Credential};
+
+    #[test]
+    fn a_refused_credential_is_no_matter_of_each_job() {
+        let call = || Call { method: "GET", route: "/repos/{owner}/{repo}", status: None, request_id: None };
+        let refused = DoubtError::GitHub(GitHubError::Unauthorized { call: call(), cause: Credential::AppKey });
+        let unknown = DoubtError::GitHub(GitHubError::NotFound { call: call() });
+        let silence = Silence::default();
+        assert!(!silence.takes(&unknown) && !silence.takes(&DoubtError::Renamed), "these are told each");
+        assert!((0..20).all(|_| silence.takes(&refused)), "this is told once");
+        assert_eq!(silence.0.load(Ordering::Relaxed), 20, "and counted");
+        silence.ends();
+        assert_eq!(silence.0.load(Ordering::Relaxed), 0);
     }
 }
