@@ -98,7 +98,7 @@ pub fn build(
     let section = &config.host;
     let (hypervisor, images) = match overrides.hypervisor {
         Some(hypervisor) => (hypervisor, Images::Any),
-        None => hypervisor(config)?,
+        None => hypervisor(config, shared.troubles)?,
     };
     let runner_version = runner::version(config, &images);
     Ok(Host {
@@ -162,11 +162,14 @@ fn capacity(section: &config::Host, cpus: u32, memory: Bytes) -> Capacity {
 }
 
 /// The backend that the configuration names, with the images that it makes VMs of.
-pub fn hypervisor(config: &Config) -> Result<(Arc<dyn Hypervisor>, Images), AppError> {
+pub fn hypervisor(config: &Config, troubles: &Arc<Troubles>) -> Result<(Arc<dyn Hypervisor>, Images), AppError> {
+    // Only QEMU's backend tells of any.
+    #[cfg(not(target_os = "linux"))]
+    let _ = troubles;
     match config.host.hypervisor {
         HypervisorKind::Fake => Ok((fake(&config.host.fake), Images::Any)),
         #[cfg(target_os = "linux")]
-        HypervisorKind::Qemu => qemu(config),
+        HypervisorKind::Qemu => qemu(config, troubles),
         #[cfg(not(target_os = "linux"))]
         HypervisorKind::Qemu => Err(AppError::NoHypervisor(HypervisorKind::Qemu.as_str())),
         #[cfg(target_os = "macos")]
@@ -203,7 +206,7 @@ fn vz(config: &Config) -> Result<(Arc<dyn Hypervisor>, Images), AppError> {
 }
 
 #[cfg(target_os = "linux")]
-fn qemu(config: &Config) -> Result<(Arc<dyn Hypervisor>, Images), AppError> {
+fn qemu(config: &Config, troubles: &Arc<Troubles>) -> Result<(Arc<dyn Hypervisor>, Images), AppError> {
     let section = &config.host.qemu;
     let options = qemu::Options {
         accelerator: match section.accel {
@@ -214,6 +217,7 @@ fn qemu(config: &Config) -> Result<(Arc<dyn Hypervisor>, Images), AppError> {
         binary: section.binary.clone(),
         allow_host_ports: section.allow_host_ports.clone(),
         runner_directory: runner::directory(config)?,
+        troubles: Arc::clone(troubles),
         ..qemu::Options::new(&config.data_dir)
     };
     let images = ImageStore::open(&config.data_dir)?;

@@ -28,7 +28,7 @@ mod vault;
 
 pub use upkeep::Upkeep;
 
-use crate::config::{Config, ConfigFaults};
+use crate::config::{Config, ConfigFaults, HypervisorKind};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::domain::ids::FleetId;
 use crate::github::{GitHub, OnCall, OptionsError};
@@ -301,12 +301,21 @@ pub async fn serve(config: Config, overrides: Overrides) -> Result<(), AppError>
             },
         }
     }
-    tracing::info!("flyci stops; running VMs are left as they are, and adopted at the next start");
+    tracing::info!("flyci stops; {}", what_becomes_of_vms(&config));
     tokio::select! {
         () = daemon.stop() => tracing::info!("flyci stopped"),
         () = signals.stop() => tracing::warn!("a second signal: flyci ends at once"),
     }
     Ok(())
+}
+
+/// What a stopped daemon leaves, in words.
+fn what_becomes_of_vms(config: &Config) -> &'static str {
+    match config.host.hypervisor {
+        _ if !config.is_host() => "it has no VMs",
+        HypervisorKind::Fake => "its pretended VMs end with it",
+        HypervisorKind::Qemu | HypervisorKind::Vz => "running VMs are left as they are, and adopted at the next start",
+    }
 }
 
 /// What the host shares with the rest of the process.
@@ -440,7 +449,7 @@ fn open_ring(config: &Config) -> Result<Arc<KeyRing>, AppError> {
 /// # Errors
 /// It does not run here, or the machine lacks what it needs.
 pub fn hypervisor(config: &Config) -> Result<Arc<dyn Hypervisor>, AppError> {
-    host::hypervisor(config).map(|(hypervisor, _)| hypervisor)
+    host::hypervisor(config, &Arc::default()).map(|(hypervisor, _)| hypervisor)
 }
 
 /// The client that speaks to GitHub as the App; its calls are counted in `metrics`.

@@ -61,7 +61,7 @@ async fn a_database_of_a_later_version() {
 async fn an_app_that_may_too_little_an_image_that_is_missing_and_an_unknown_label() {
     let (github, db) = (FakeGitHub::start(Options::default()).await.expect("it starts"), TestDatabase::new().await);
     github.change_app(&[("metadata", "read"), ("administration", "read"), ("actions", "write")], &["push"]);
-    let place = Place::new(&github, Some(&db.url), "qemu", "");
+    let place = Place::new(&github, Some(&db.url), "qemu", "[host.qemu]\naccel = \"tcg\"");
     let mut serving = place.serve("", "info").await;
     let status = place.until(&mut serving, |status| status.problems.len() >= 3).await;
     let told: Vec<String> =

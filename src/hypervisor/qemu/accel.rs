@@ -5,6 +5,7 @@
 //! QEMU, and the outcome is kept in the data directory.
 
 use super::command::Accelerator;
+use crate::api::Trouble;
 use crate::hypervisor::HypervisorError;
 use crate::hypervisor::process::{Tool, find};
 use crate::hypervisor::record::boot_id;
@@ -45,21 +46,44 @@ struct Verdict {
 /// # Errors
 /// When its device is missing, or not for this user.
 pub(super) fn demand_kvm(device: &Path) -> Result<(), HypervisorError> {
-    let Err(error) = fs::OpenOptions::new().read(true).write(true).open(device) else { return Ok(()) };
+    let Some((fault, fix)) = fault_of(device) else { return Ok(()) };
+    Err(HypervisorError::Unfit(format!(
+        "host.qemu.accel = \"kvm\", and {fault}: {fix}, or set accel = \"auto\", which runs vms without it, many times \
+         slower"
+    )))
+}
+
+/// Why the device cannot be used, and what to do about it.
+fn fault_of(device: &Path) -> Option<(String, &'static str)> {
+    let error = fs::OpenOptions::new().read(true).write(true).open(device).err()?;
     let fix = match error.kind() {
         io::ErrorKind::PermissionDenied => "put this user into the group that owns it (`usermod -aG kvm USER`)",
         _ => "switch virtualisation on in the machine's firmware, and load the module kvm",
     };
-    Err(HypervisorError::Unfit(format!(
-        "host.qemu.accel = \"kvm\", and {} cannot be used ({error}): {fix}, or set accel = \"auto\", which runs vms \
-         without it, many times slower",
-        device.display()
-    )))
+    Some((format!("{} cannot be used ({error})", device.display()), fix))
+}
+
+/// What an operator is told of a machine that was to run guests by its processor if it can, and does not.
+pub(super) fn in_software(device: &Path) -> Trouble {
+    let (evidence, fix) = fault_of(device).unwrap_or_else(|| {
+        let evidence = format!("{} is there, but booted no kernel when it was tried", device.display());
+        (evidence, "update this machine's firmware and kernel (in a VM: switch on nested virtualisation)")
+    });
+    Trouble {
+        what: "vms run in software, many times slower than by KVM".to_owned(),
+        evidence,
+        fix: format!("{fix}; where it is meant so, say it: [host.qemu] accel = \"tcg\""),
+    }
+}
+
+/// Whether the device can be tried at all.
+pub(super) fn is_there(device: &Path) -> bool {
+    fault_of(device).is_none()
 }
 
 /// Says how guests are run here. Boots a trial machine when that is not known yet.
 pub(super) async fn detect(binary: &Path, image: &Image, data_dir: &Path) -> Accelerator {
-    if fs::OpenOptions::new().read(true).write(true).open(KVM).is_err() {
+    if !is_there(Path::new(KVM)) {
         return Accelerator::Tcg;
     }
     let (Ok(boot_id), Some(qemu)) = (boot_id(), version(binary).await) else { return Accelerator::Tcg };
@@ -155,6 +179,17 @@ mod tests {
         let device = directory.path().join("device");
         fs::write(&device, "").expect("written");
         demand_kvm(&device).expect("it opens");
+    }
+
+    #[test]
+    fn a_machine_without_kvm_is_told_of_with_a_way_to_say_that_it_is_meant() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let none = in_software(&directory.path().join("kvm"));
+        assert!(none.evidence.contains("cannot be used") && none.fix.contains("firmware"), "{none:?}");
+        fs::write(directory.path().join("kvm"), "").expect("written");
+        let useless = in_software(&directory.path().join("kvm"));
+        assert!(useless.evidence.contains("booted no kernel"), "{useless:?}");
+        assert!([none, useless].iter().all(|told| told.fix.ends_with("accel = \"tcg\"")));
     }
 
     #[test]

@@ -25,6 +25,7 @@ use crate::domain::units::Bytes;
 use crate::errors::chain;
 use crate::guest::{AgentGuest, Framing, Guest, GuestOptions};
 use crate::images::{Architecture, DISK, Digest, INITRD, Image, ImageError, KERNEL, Kind};
+use crate::troubles::Troubles;
 use command::{Machine, Uplink};
 use key_pipe::KeyPipe;
 use network::Isolation;
@@ -58,6 +59,9 @@ const CONTROL_SOCKET: &str = "qmp.sock";
 /// The pipe for the key of the VM's disk, in the VM's directory.
 const KEY_PIPE: &str = "disk.key";
 
+/// The key of VMs that run without the processor's help.
+const SOFTWARE: &str = "qemu:software";
+
 /// How guests may use the network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Network {
@@ -85,6 +89,8 @@ pub struct Options {
     pub runner_directory: Option<PathBuf>,
     /// Free space that the host keeps for itself.
     pub reserve: Bytes,
+    /// Takes what is wrong with how VMs run here.
+    pub troubles: Arc<Troubles>,
 }
 
 impl Options {
@@ -99,6 +105,7 @@ impl Options {
             allow_host_ports: Vec::new(),
             runner_directory: None,
             reserve: DEFAULT_RESERVE,
+            troubles: Arc::default(),
         }
     }
 }
@@ -125,6 +132,9 @@ impl Qemu {
         let at = |source| io_error("open the vms' directory in", &options.data_dir, source);
         let home = Home::open(&options.data_dir).map_err(at)?;
         home.sweep_trash().map_err(at)?;
+        if options.accelerator.is_none() && !accel::is_there(Path::new(accel::KVM)) {
+            options.troubles.set(SOFTWARE, Some(accel::in_software(Path::new(accel::KVM))));
+        }
         let backend =
             Self { options, home, accelerator: OnceCell::new(), isolation: OnceCell::new(), guests: Mutex::default() };
         backend.sweep_runner_disks();
@@ -169,7 +179,12 @@ impl Qemu {
     async fn accelerator(&self, binary: &Path, image: &Image) -> Accelerator {
         let detect = async || match self.options.accelerator {
             Some(told) => told,
-            None => accel::detect(binary, image, &self.options.data_dir).await,
+            None => {
+                let found = accel::detect(binary, image, &self.options.data_dir).await;
+                let trouble = (found == Accelerator::Tcg).then(|| accel::in_software(Path::new(accel::KVM)));
+                self.options.troubles.set(SOFTWARE, trouble);
+                found
+            }
         };
         *self.accelerator.get_or_init(detect).await
     }
