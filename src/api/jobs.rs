@@ -123,6 +123,43 @@ pub struct Why {
     pub refusal: Option<Refused>,
     /// The reasons, the deciding one first.
     pub reasons: Vec<Reason>,
+    /// Vms that were made for jobs of its kind while it waited, and ended without one: oldest first.
+    #[serde(default)]
+    pub earlier_vms: Vec<EarlierVm>,
+}
+
+/// A vm that ended without a job, though one waited.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct EarlierVm {
+    /// Its id.
+    pub id: String,
+    /// The host's name.
+    pub host: String,
+    /// Why it ended: a word of the closed list.
+    pub reason: Option<String>,
+    /// When it began to end.
+    pub ended_at: DateTime<Utc>,
+}
+
+/// Which refusals. All are optional.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RefusalsQuery {
+    /// Refused at or after: a time of RFC 3339, or a length of time before now, like `1d`, which it is if not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// Rows at most: 1 to 500; 100 if not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+/// Jobs that were not taken, newest first. Their ids are not kept in clear: `why` finds one by its id.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Refusals {
+    /// As many as were asked for.
+    pub items: Vec<Refused>,
+    /// How many there are.
+    pub total: u64,
 }
 
 /// One reason, with what shows it.

@@ -70,6 +70,9 @@ pub struct AuditEntry {
     pub subject: String,
     /// What else there is to say.
     pub detail: Option<String>,
+    /// The login of the account that the subject is; null if it is none, or was erased.
+    #[serde(default)]
+    pub account: Option<String>,
 }
 
 /// What the audit trail is compared with.

@@ -43,7 +43,9 @@ mod ledger;
 
 pub use fleet::{Drain, FailingImage, Host, Image, Kill, Limit, Tenant, Vm, VmsQuery};
 pub use images::{Pin, PinUpdate, Pull, RejectedUpdate, RollbackImage, UpdateImage};
-pub use jobs::{Job, JobTimes, JobVm, JobsQuery, Reason, Refused, VmTimes, Why, WhyQuery};
+pub use jobs::{
+    EarlierVm, Job, JobTimes, JobVm, JobsQuery, Reason, Refusals, RefusalsQuery, Refused, VmTimes, Why, WhyQuery,
+};
 pub use keys::{Erasure, Export, ExportFrom, Keys, MasterKey};
 pub use ledger::{
     AuditEntry, AuditHeads, AuditQuery, AuditVerdict, DeliveriesQuery, Delivery, Usage, UsageQuery, VerifyQuery,

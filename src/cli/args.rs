@@ -1,6 +1,7 @@
 //! The command line: what can be typed, and what `--help` says. Nothing is done here.
 
 use super::audit::AuditArgs;
+use super::examples;
 use super::image::ImageCommand;
 use super::keys::KeysCommand;
 use super::tenants::TenantsArgs;
@@ -29,7 +30,8 @@ The log goes to stderr, as JSON unless that is a terminal; FLYCI_LOG=debug (or R
 #[command(name = "flyci", version, after_help = EXIT_CODES, max_term_width = 100)]
 #[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
 pub struct Cli {
-    /// The configuration file [default: the usual place of the platform]
+    /// The configuration file [default: $FLYCI_CONFIG, else the first of /etc/flyci/flyci.toml,
+    /// /usr/local/etc/flyci/flyci.toml and flyci.toml that is there]
     // `FLYCI_CONFIG` is read by the configuration itself, so that a fault of it is told the same way.
     #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
     pub config: Option<PathBuf>,
@@ -42,54 +44,63 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Run the roles that the configuration names, until SIGTERM
+    #[command(after_help = examples::SERVE)]
     Serve(ServeArgs),
     /// Show what is wrong first, then hosts, slots, vms and queue
+    #[command(after_help = examples::STATUS)]
     Status(StatusArgs),
     /// Take no new work on a host; what runs comes to its end
+    #[command(after_help = examples::DRAIN)]
     Drain(DrainArgs),
     /// Take work again
     Resume(ResumeArgs),
     /// List the hosts
     Hosts(ListArgs),
     /// List jobs, newest first; `jobs why` says why one waits or how it ended
-    #[command(args_conflicts_with_subcommands = true)]
+    #[command(args_conflicts_with_subcommands = true, after_help = examples::JOBS)]
     Jobs(JobsArgs),
     /// List the vms that exist; `vms kill` ends one
-    #[command(args_conflicts_with_subcommands = true)]
+    #[command(args_conflicts_with_subcommands = true, after_help = examples::VMS)]
     Vms(VmsArgs),
     /// List who installed the GitHub App; approve, suspend, limit, export or erase them
-    #[command(args_conflicts_with_subcommands = true)]
+    #[command(args_conflicts_with_subcommands = true, after_help = examples::TENANTS)]
     Tenants(TenantsArgs),
     /// List the webhook deliveries of GitHub
+    #[command(after_help = examples::DELIVERIES)]
     Deliveries(DeliveriesArgs),
     /// Pull, build, list, verify, push and remove the images that vms are cloned from
-    #[command(subcommand)]
+    #[command(subcommand, after_help = examples::IMAGE)]
     Image(ImageCommand),
     /// Check or show the configuration
-    #[command(subcommand)]
+    #[command(subcommand, after_help = examples::CONFIG)]
     Config(ConfigCommand),
     /// Show who did what; `audit verify` proves that no entry was changed
-    #[command(args_conflicts_with_subcommands = true)]
+    #[command(args_conflicts_with_subcommands = true, after_help = examples::AUDIT)]
     Audit(AuditArgs),
     /// List and rotate the master keys that everything stored is encrypted under
     #[command(subcommand)]
     Keys(KeysCommand),
     /// Show the minutes used, by account and profile
+    #[command(after_help = examples::USAGE)]
     Usage(UsageArgs),
     /// Write the private database into a file
+    #[command(after_help = examples::BACKUP)]
     Backup(BackupArgs),
     /// Bring the private database back from a backup
+    #[command(after_help = examples::BACKUP)]
     Restore(RestoreArgs),
     /// Look after the private database
     #[command(subcommand)]
     Database(DatabaseCommand),
     /// Look at everything that could keep this machine from work
+    #[command(after_help = examples::DOCTOR)]
     Doctor(super::doctor::DoctorArgs),
     /// Make flyci a service of launchd (macOS) or systemd (Linux)
-    #[command(subcommand)]
+    #[command(subcommand, after_help = examples::SERVICE)]
     Service(super::service::ServiceCommand),
     /// Show flyci at work: real jobs in VMs, a simulated GitHub, and evidence
     #[cfg(feature = "demo")]
+    #[command(after_help = examples::DEMO)]
     Demo(DemoArgs),
     /// The process of one vm: a daemon starts it
     #[command(hide = true)]
@@ -179,6 +190,9 @@ pub struct JobsArgs {
     /// Only jobs that came within this time
     #[arg(long, value_name = "TIME")]
     pub since: Option<Span>,
+    /// Jobs that were not taken, with why; of the last day, or of --since
+    #[arg(long, conflicts_with = "state")]
+    pub refused: bool,
     /// How many to show at most
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub limit: u32,
@@ -212,6 +226,7 @@ pub enum JobStateArg {
 #[derive(Subcommand, Debug)]
 pub enum JobsCommand {
     /// Say why a job waits, or how it ended
+    #[command(after_help = examples::JOBS_WHY)]
     Why {
         /// GitHub's id of the job, or its address, as a browser shows it
         #[arg(value_name = "ID-or-URL")]

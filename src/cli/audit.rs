@@ -4,11 +4,13 @@ use super::client::Admin;
 use super::exit::{CliError, DONE, FAILED};
 use super::human::{count, span};
 use super::out::{self, Look, Tone, harmless};
+use super::status::short;
 use super::table::{Column, Table};
 use super::{more, print_value};
 use crate::api::{AuditEntry, AuditHeads, AuditQuery, AuditVerdict, Page, VerifyQuery};
 use crate::domain::units::Span;
 use clap::{Args, Subcommand};
+use nix::unistd::{Uid, User};
 
 const PAGE: u32 = 500;
 
@@ -74,13 +76,20 @@ fn audit_table(entries: &[AuditEntry], look: &Look) -> String {
         table.row([
             entry.seq.to_string().into(),
             look.minute(entry.at).into(),
-            entry.actor.as_str().into(),
+            who(&entry.actor).into(),
             entry.action.as_str().into(),
-            entry.subject.as_str().into(),
+            entry.account.clone().unwrap_or_else(|| short(&entry.subject)).into(),
             entry.detail.as_deref().unwrap_or("").into(),
         ]);
     }
     table.render(look)
+}
+
+/// Who acted: an operator by the name that the uid has on this machine, if it has one.
+fn who(actor: &str) -> String {
+    let uid = actor.strip_prefix("operator:").and_then(|uid| uid.parse().ok()).map(Uid::from_raw);
+    let name = uid.and_then(|uid| User::from_uid(uid).ok().flatten()).map(|user| user.name);
+    name.map_or_else(|| actor.to_owned(), |name| format!("{name} ({})", actor.trim_start_matches("operator:")))
 }
 
 async fn head(admin: &Admin) -> Result<u8, CliError> {
@@ -141,12 +150,14 @@ mod tests {
             chain: "gateway:mini-1".into(),
             position: 11,
             at: samples::before(3_600.0),
-            actor: "operator:501".into(),
+            actor: format!("operator:{}", u32::MAX - 1),
             action: "tenant.approve".into(),
             subject: "3f0c9a4e-1111-4222-8333-444455556666".into(),
             detail: None,
+            account: Some("acme".into()),
         };
-        insta::assert_snapshot!("audit_80", audit_table(&[entry], &look(80)));
+        let by_root = AuditEntry { actor: "operator:0".into(), account: None, ..entry.clone() };
+        insta::assert_snapshot!("audit_80", audit_table(&[entry, by_root], &look(80)));
         let intact = AuditVerdict {
             intact: true,
             entries: 12,

@@ -33,10 +33,10 @@ fn verdict(report: &Report, look: &Look) -> String {
     }
     let file =
         report.file.as_ref().map_or_else(|| "no file: defaults only".to_owned(), |file| file.display().to_string());
-    let warnings = plural(u64::try_from(report.warnings.len()).unwrap_or(u64::MAX), "warning");
+    let warnings = plural(report.warnings.len(), "warning");
     let sum = match report.faults.len() {
         0 => look.paint(Tone::Good, "can be used").into_owned(),
-        faults => look.paint(Tone::Bad, &plural(u64::try_from(faults).unwrap_or(u64::MAX), "fault")).into_owned(),
+        faults => look.paint(Tone::Bad, &plural(faults, "fault")).into_owned(),
     };
     text.push_str(&format!("{file}: {sum}, {warnings}\n"));
     text

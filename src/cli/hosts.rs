@@ -3,7 +3,7 @@
 use super::args::{DrainArgs, ListArgs, ResumeArgs, WhichHost};
 use super::client::{Admin, segment};
 use super::exit::{CliError, DONE};
-use super::human::{between, plural, span};
+use super::human::{are, between, plural, span};
 use super::out::{self, Look, harmless};
 use super::{print_json, progress, status};
 use crate::api::{Done, Drain, Host, Page, Vm, VmsQuery};
@@ -97,7 +97,7 @@ async fn wait_for_end(admin: &Admin, host: Option<&str>, patience: Duration) -> 
             drop(line);
             return Err(CliError::TimedOut(format!(
                 "{} not gone after {}; the drain goes on\n  wait on:  flyci drain --wait      take work again:  flyci resume",
-                are(vms.len()),
+                are(vms.len(), "vm"),
                 span(patience)
             )));
         }
@@ -109,11 +109,6 @@ async fn vms_of(admin: &Admin, host: Option<&str>) -> Result<Vec<Vm>, CliError> 
     let query = |after, wanted: u32| VmsQuery { all: false, limit: Some(wanted.min(500)), after };
     let page: Page<Vm> = admin.list("/vms", ALL, query).await?;
     Ok(page.items.into_iter().filter(|vm| host.is_none_or(|host| vm.host == host)).collect())
-}
-
-fn are(number: usize) -> String {
-    let number = u64::try_from(number).unwrap_or(u64::MAX);
-    format!("{} {}", plural(number, "vm"), if number == 1 { "is" } else { "are" })
 }
 
 /// What keeps a drain, in a line: `2 vms left: job 4711 of acme/app serving 2m10s, …`.
@@ -134,7 +129,7 @@ fn waiting_for(vms: &[Vm], now: DateTime<Utc>) -> String {
     if vms.len() > VMS_NAMED {
         named.push(format!("{} more", vms.len() - VMS_NAMED));
     }
-    let left = plural(u64::try_from(vms.len()).unwrap_or(u64::MAX), "vm");
+    let left = plural(vms.len(), "vm");
     harmless(&format!("{left} left: {}", named.join(", ")))
 }
 

@@ -1,4 +1,6 @@
-//! Times, counts and sizes as people read them.
+//! Times and sizes as people read them; counts are the domain's.
+
+pub use crate::domain::counted::{are, count, plural, times};
 
 use chrono::{DateTime, Utc};
 use std::time::Duration;
@@ -39,20 +41,6 @@ pub fn ago(now: DateTime<Utc>, then: DateTime<Utc>) -> String {
     format!("{} ago", span(Duration::from_secs(length.as_secs())))
 }
 
-/// A count with its thousands apart: `1,812`.
-#[must_use]
-pub fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.char_indices() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 /// Whole gigabytes, as memory is sold: `16`. Rounded to the nearest.
 #[must_use]
 pub const fn gigabytes(bytes: u64) -> u64 {
@@ -70,12 +58,6 @@ pub fn size(bytes: u64) -> String {
         Some((name, unit)) if bytes >= 10 * unit => format!("{} {name}", bytes / unit),
         Some((name, unit)) => format!("{}.{} {name}", bytes / unit, bytes % unit * 10 / unit),
     }
-}
-
-/// `1 host`, `2 hosts`.
-#[must_use]
-pub fn plural(number: u64, noun: &str) -> String {
-    format!("{} {noun}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
@@ -110,11 +92,8 @@ mod tests {
     }
 
     #[test]
-    fn counts_and_sizes_read_well() {
-        assert_eq!([0, 999, 1_812, 1_234_567].map(count), ["0", "999", "1,812", "1,234,567"]);
+    fn sizes_read_well() {
         assert_eq!([512, 812_000_000, 1_440_000_000].map(size), ["512 B", "812 MB", "1.4 GB"]);
-        assert_eq!(plural(1, "host"), "1 host");
-        assert_eq!(plural(0, "host"), "0 hosts");
         assert_eq!(gigabytes(16_000_000_000), 15);
         assert_eq!(gigabytes(16 << 30), 16);
     }

@@ -3,14 +3,16 @@
 use super::args::{JobStateArg, JobsArgs, JobsCommand};
 use super::client::{Admin, segment};
 use super::exit::{CliError, DONE};
-use super::human::{between, span};
+use super::human::{ago, between, plural, span};
 use super::out::{self, Look, Tone, harmless};
 use super::status::short;
+use super::suggest::commands;
 use super::table::{Cell, Column, Table, toned};
 use super::{more, print_json, print_value};
-use crate::api::{Job, JobsQuery, Page, Reason, Refused, Why, WhyQuery};
+use crate::api::{EarlierVm, Job, JobsQuery, Page, Reason, Refusals, RefusalsQuery, Refused, Why, WhyQuery};
 use chrono::{DateTime, Utc};
 use clap::ValueEnum;
+use unicode_width::UnicodeWidthStr;
 
 /// The most rows of a page that the daemon gives.
 const PAGE: u32 = 500;
@@ -28,15 +30,81 @@ pub async fn run(admin: &Admin, args: &JobsArgs, look: &Look) -> Result<u8, CliE
         limit: Some(wanted.min(PAGE)),
         after,
     };
+    if args.refused {
+        return refused_jobs(admin, args, look).await;
+    }
     let page: Page<Job> = admin.list("/jobs", args.limit, query).await?;
     if args.json {
         print_value(&page)?;
-    } else if page.items.is_empty() {
-        out::print(if args.state.is_some() || args.since.is_some() { "No such job.\n" } else { "No job yet.\n" })?;
+        return Ok(DONE);
+    }
+    let is_narrowed = args.state.is_some() || args.since.is_some();
+    let text = match page.items.is_empty() {
+        true if is_narrowed => "No such job.\n".to_owned(),
+        true => "No job yet.\n".to_owned(),
+        false => format!("{}{}", render(&page.items, Utc::now(), look), more(&page)),
+    };
+    let last = if is_narrowed { String::new() } else { not_taken(admin).await? };
+    out::print(&format!("{text}{last}"))?;
+    Ok(DONE)
+}
+
+/// The line that tells of jobs which are in no list, since they were not taken.
+async fn not_taken(admin: &Admin) -> Result<String, CliError> {
+    let query = RefusalsQuery { since: None, limit: Some(1) };
+    let refusals: Refusals = admin.get("/refusals", &query).await?;
+    Ok(match refusals.total {
+        0 => String::new(),
+        total => format!("  {} not taken in the last day: {}\n", was(total), commands("flyci jobs --refused")),
+    })
+}
+
+/// `1 job was`, `2 jobs were`.
+fn was(jobs: u64) -> String {
+    format!("{} {}", plural(jobs, "job"), if jobs == 1 { "was" } else { "were" })
+}
+
+/// `flyci jobs --refused`
+async fn refused_jobs(admin: &Admin, args: &JobsArgs, look: &Look) -> Result<u8, CliError> {
+    let since = args.since.map(|since| since.to_string());
+    let query = RefusalsQuery { since, limit: Some(args.limit.min(PAGE)) };
+    let refusals: Refusals = admin.get("/refusals", &query).await?;
+    if args.json {
+        print_value(&refusals)?;
     } else {
-        out::print(&format!("{}{}", render(&page.items, Utc::now(), look), more(&page)))?;
+        out::print(&refused_table(&refusals, Utc::now(), look))?;
     }
     Ok(DONE)
+}
+
+fn refused_table(refusals: &Refusals, now: DateTime<Utc>, look: &Look) -> String {
+    if refusals.items.is_empty() {
+        return "No job was refused.\n".to_owned();
+    }
+    let mut table = Table::new([
+        Column::right("CAME"),
+        Column::left("ACCOUNT").shrinks_to(10),
+        Column::left("LABEL").shrinks_to(12),
+        Column::left("NEAREST PROFILE").shrinks_to(12).leaves_at(1),
+        Column::left("WHY"),
+    ]);
+    for refused in &refusals.items {
+        table.row([
+            ago(now, refused.refused_at).into(),
+            refused.account.as_deref().unwrap_or("(erased)").into(),
+            refused.label.as_deref().unwrap_or("").into(),
+            refused.nearest_profile.as_deref().unwrap_or("").into(),
+            toned(Tone::Warn, &refused.reason),
+        ]);
+    }
+    let shown = u64::try_from(refusals.items.len()).unwrap_or(u64::MAX);
+    let more = if shown < refusals.total {
+        format!("  … and {} more: --limit N\n", refusals.total - shown)
+    } else {
+        String::new()
+    };
+    let end = commands("  what to do about one: flyci jobs why, with its address at GitHub\n");
+    format!("{}{more}{}", table.render(look), look.paint(Tone::Dim, &end))
 }
 
 fn word(state: JobStateArg) -> String {
@@ -165,17 +233,26 @@ pub fn explain(why: &Why, now: DateTime<Utc>, look: &Look) -> String {
         (None, Some(refusal)) => refused(&why.id, refusal, look),
         (None, None) => format!("{}\n", look.paint(Tone::Strong, &format!("job {}", harmless(&why.id)))),
     };
-    for reason in &why.reasons {
-        text.push_str(&because(reason, look));
-    }
+    text.extend(why.earlier_vms.iter().map(|vm| in_vain(vm, look)));
+    text.extend(why.reasons.iter().map(|reason| because(reason, look)));
     text
+}
+
+/// A vm that the job waited for, and that ended without one.
+fn in_vain(vm: &EarlierVm, look: &Look) -> String {
+    let reason = vm.reason.as_deref().unwrap_or("unknown");
+    let told = harmless(&format!("vm {} on {} ended without a job ({reason})", short(&vm.id), vm.host));
+    let clock = look.clock(vm.ended_at);
+    out::hanging(&format!("  {}  ", look.paint(Tone::Dim, &clock)), clock.len() + 4, &told, look)
 }
 
 fn because(reason: &Reason, look: &Look) -> String {
     let word = harmless(&reason.reason);
-    let mut text = format!("  {}  {}\n", look.paint(Tone::Warn, &word), harmless(&reason.evidence));
+    let begin = format!("  {}  ", look.paint(Tone::Warn, &word));
+    let mut text = out::hanging(&begin, word.width() + 4, &harmless(&reason.evidence), look);
     if let Some(fix) = &reason.fix {
-        text.push_str(&format!("  {} {}\n", look.paint(Tone::Dim, "do:"), harmless(fix)));
+        let begin = format!("  {} ", look.paint(Tone::Dim, "do:"));
+        text.push_str(&out::hanging(&begin, 6, &commands(&harmless(fix)), look));
     }
     text
 }
@@ -190,7 +267,8 @@ fn refused(id: &str, refusal: &Refused, look: &Look) -> String {
     if let Some(profile) = refusal.nearest_profile.as_ref().filter(|profile| refusal.label.as_ref() != Some(*profile)) {
         detail.push_str(&format!(" (the nearest profile is {profile})"));
     }
-    format!("{} · {}\n  {}\n", look.paint(Tone::Strong, &title), refusal.reason, harmless(&detail))
+    let detail = out::hanging("  ", 2, &harmless(&detail), look);
+    format!("{} · {}\n{detail}", look.paint(Tone::Strong, &title), harmless(&refusal.reason))
 }
 
 fn story(job: &Job, now: DateTime<Utc>, look: &Look) -> String {
@@ -208,7 +286,7 @@ fn story(job: &Job, now: DateTime<Utc>, look: &Look) -> String {
     let repository = job.repository.as_deref().unwrap_or("(erased)");
     let initiator = job.initiator.as_deref().unwrap_or("(erased)");
     let whose = format!("{repository}, started by {initiator}, run {} attempt {}", job.run_id, job.run_attempt);
-    text.push_str(&format!("\n  {}\n", look.paint(Tone::Dim, &harmless(&whose))));
+    text.push_str(&format!("\n{}", look.paint(Tone::Dim, &out::hanging("  ", 2, &harmless(&whose), look))));
     for (at, what) in steps(job) {
         text.push_str(&format!("  {}  {}\n", look.paint(Tone::Dim, &look.clock(at)), harmless(&what)));
     }
@@ -268,13 +346,61 @@ mod tests {
             evidence: "9 of 40 hosts could run it: 8 are busy, 1 is quarantined (mini-31)".into(),
             fix: Some("flyci hosts".into()),
         };
-        let why = Why { id: "4713".into(), job: jobs().first().cloned(), refusal: None, reasons: vec![reason] };
+        let why = Why {
+            id: "4713".into(),
+            job: jobs().first().cloned(),
+            refusal: None,
+            reasons: vec![reason],
+            earlier_vms: vec![],
+        };
         insta::assert_snapshot!("why_waiting", explain(&why, samples::now(), &look(100)));
     }
 
     #[test]
+    fn refused_jobs_are_listed_with_why() {
+        let refused = |account: Option<&str>, label: Option<&str>, reason: &str| Refused {
+            reason: reason.into(),
+            account: account.map(Into::into),
+            nearest_profile: label.map(|_| "flyci-macos-large".into()),
+            label: label.map(Into::into),
+            refused_at: samples::before(4_000.0),
+        };
+        let items = vec![
+            refused(Some("acme"), Some("flyci-macos-lrage"), "label_unknown"),
+            refused(None, None, "tenant_not_approved"),
+        ];
+        let refusals = Refusals { items, total: 7 };
+        insta::assert_snapshot!("refused_80", refused_table(&refusals, samples::now(), &look(80)));
+        assert_eq!([1, 2].map(was), ["1 job was", "2 jobs were"]);
+    }
+
+    #[test]
+    fn a_job_that_was_tried_in_vain_tells_of_each_vm() {
+        let vm = |reason: &str, seconds| EarlierVm {
+            id: "3f0c9a4e-1111-4222-8333-444455556666".into(),
+            host: "mini-07".into(),
+            reason: Some(reason.into()),
+            ended_at: samples::before(seconds),
+        };
+        let why = Why {
+            id: "4713".into(),
+            job: jobs().first().cloned(),
+            refusal: None,
+            reasons: Vec::new(),
+            earlier_vms: vec![vm("idle", 90.0), vm("runner_exited", 30.0)],
+        };
+        insta::assert_snapshot!("why_tried", explain(&why, samples::now(), &look(60)));
+    }
+
+    #[test]
     fn an_ended_job_tells_its_whole_way() {
-        let why = Why { id: "4711".into(), job: Some(samples::ended_job()), refusal: None, reasons: Vec::new() };
+        let why = Why {
+            id: "4711".into(),
+            job: Some(samples::ended_job()),
+            refusal: None,
+            reasons: vec![],
+            earlier_vms: vec![],
+        };
         insta::assert_snapshot!("why_ended", explain(&why, samples::now(), &look(100)));
     }
 
@@ -287,7 +413,7 @@ mod tests {
             label: Some("flyci-macos-lrage".into()),
             refused_at: samples::before(60.0),
         };
-        let why = Why { id: "9".into(), job: None, refusal: Some(refusal), reasons: Vec::new() };
+        let why = Why { id: "9".into(), job: None, refusal: Some(refusal), reasons: vec![], earlier_vms: vec![] };
         insta::assert_snapshot!("why_refused", explain(&why, samples::now(), &look(100)));
     }
 

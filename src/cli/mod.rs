@@ -13,6 +13,7 @@ mod database;
 #[cfg(feature = "demo")]
 mod demo;
 mod doctor;
+mod examples;
 mod exit;
 mod hosts;
 mod human;
@@ -27,6 +28,7 @@ mod records;
 mod samples;
 mod service;
 mod status;
+mod suggest;
 mod table;
 mod tenants;
 mod vm;
@@ -57,6 +59,7 @@ pub use demo::search;
 pub fn main() -> ExitCode {
     let cli = Cli::parse_from(args::flags_as_commands(std::env::args_os()));
     process::no_core_dumps();
+    suggest::remember(cli.config.as_deref());
     match &cli.command {
         Command::Serve(args) => logging::start(logging::Purpose::Daemon, args.log_file.as_deref()),
         Command::Vm(_) => logging::start(logging::Purpose::Daemon, None),

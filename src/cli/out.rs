@@ -1,10 +1,12 @@
 //! The terminal: whether there is one, how wide it is, and what colour means. Rendering is pure (text out of
 //! data and a [`Look`]); only this file prints.
 
+use super::suggest::commands;
 use chrono::{DateTime, FixedOffset, Local, Offset, Utc};
 use owo_colors::{OwoColorize, Style};
 use std::borrow::Cow;
 use std::io::{IsTerminal, Write, stderr, stdout};
+use unicode_width::UnicodeWidthStr;
 
 /// How output is to look.
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +92,30 @@ pub fn harmless(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect()
 }
 
+/// Lines of whole words, none wider than `width` unless a word is. Without a width: one line.
+#[must_use]
+pub fn wrapped(text: &str, width: Option<usize>) -> Vec<String> {
+    let width = width.unwrap_or(usize::MAX);
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut().filter(|line| line.width() + 1 + word.width() <= width) {
+            Some(line) => line.extend([" ", word]),
+            None => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+/// A text behind its beginning, wrapped to the terminal: later lines stand below the text's own beginning. `width` is
+/// the beginning's, which may be painted.
+#[must_use]
+pub fn hanging(begin: &str, width: usize, text: &str, look: &Look) -> String {
+    // A text in a column of a few letters is not read.
+    const NARROWEST: usize = 12;
+    let room = look.width.map(|columns| columns.saturating_sub(width)).filter(|room| *room >= NARROWEST);
+    format!("{begin}{}\n", wrapped(text, room).join(&format!("\n{}", " ".repeat(width))))
+}
+
 /// Prints text as it is.
 pub fn print(text: &str) -> std::io::Result<()> {
     let mut out = stdout().lock();
@@ -102,7 +128,7 @@ pub fn complain(message: &str) {
     let colour = stderr().is_terminal() && colour_wanted();
     let look = Look { colour, width: None, zone: Utc.fix() };
     // Nothing can be said about a failure to say something.
-    let _ = writeln!(stderr().lock(), "{} {message}", look.paint(Tone::Bad, "flyci:"));
+    let _ = writeln!(stderr().lock(), "{} {}", look.paint(Tone::Bad, "flyci:"), commands(message));
 }
 
 /// Says on stderr what is going on, where output itself is for stdout: `flyci: …`.
@@ -124,6 +150,15 @@ pub mod tests {
         assert_eq!(look(80).paint(Tone::Bad, "lost"), "lost");
         let colourful = Look { colour: true, ..look(80) };
         assert_eq!(colourful.paint(Tone::Good, "done"), "\u{1b}[32mdone\u{1b}[0m");
+    }
+
+    #[test]
+    fn a_long_text_hangs_below_its_beginning() {
+        let text = hanging("  do: ", 6, "put it back under the profiles, or change it", &look(36));
+        assert_eq!(text, "  do: put it back under the\n      profiles, or change it\n");
+        assert_eq!(wrapped("a_word_without_end and", Some(6)), ["a_word_without_end", "and"]);
+        assert_eq!(hanging("  ", 2, "one two", &Look { width: None, ..look(1) }), "  one two\n");
+        assert_eq!(hanging("  ", 2, "one two", &look(8)), "  one two\n", "too narrow to be read in columns");
     }
 
     #[test]

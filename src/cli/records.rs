@@ -3,7 +3,7 @@
 use super::args::{DeliveriesArgs, UsageArgs};
 use super::client::Admin;
 use super::exit::{CliError, DONE};
-use super::human::{ago, count, plural, span};
+use super::human::{between, count, plural, span};
 use super::out::{self, Look, Tone};
 use super::table::{Column, Table, toned};
 use super::{more, print_json, print_value};
@@ -30,27 +30,33 @@ pub async fn deliveries(admin: &Admin, args: &DeliveriesArgs, look: &Look) -> Re
 
 fn delivery_table(deliveries: &[Delivery], now: DateTime<Utc>, look: &Look) -> String {
     let mut table = Table::new([
-        Column::right("CAME"),
+        Column::right("AGO"),
         Column::left("EVENT").shrinks_to(12),
-        Column::left("ACTION").shrinks_to(10),
         Column::left("OUTCOME"),
-        Column::left("WHY").shrinks_to(12),
-        Column::left("DELIVERY").leaves_at(1),
+        // The name by which GitHub's settings know it: never cut.
+        Column::left("DELIVERY"),
     ]);
     for delivery in deliveries {
-        let tone = match delivery.outcome.as_str() {
-            "applied" => Tone::Good,
-            "ignored" => Tone::Dim,
-            _ => Tone::Bad,
+        let (tone, outcome) = match delivery.outcome.as_str() {
+            "applied" => (Tone::Good, "applied"),
+            "ignored" => (Tone::Dim, "ignored"),
+            // As the option calls it; the line below says why.
+            "not_understood" => (Tone::Bad, "failed"),
+            other => (Tone::Bad, other),
+        };
+        let event = match &delivery.action {
+            Some(action) => format!("{}.{action}", delivery.event),
+            None => delivery.event.clone(),
         };
         table.row([
-            ago(now, delivery.received_at).into(),
-            delivery.event.as_str().into(),
-            delivery.action.as_deref().unwrap_or("").into(),
-            toned(tone, delivery.outcome.replace('_', " ")),
-            delivery.reason.as_deref().unwrap_or("").into(),
+            span(Duration::from_secs(between(delivery.received_at, now).as_secs())).into(),
+            event.into(),
+            toned(tone, outcome),
             delivery.guid.as_str().into(),
         ]);
+        if let Some(reason) = &delivery.reason {
+            table.note(reason);
+        }
     }
     table.render(look)
 }

@@ -2,8 +2,9 @@
 
 use super::client::Admin;
 use super::exit::{CliError, DEGRADED, DONE};
-use super::human::{ago, between, count, gigabytes, plural, span};
+use super::human::{ago, between, count, gigabytes, plural, span, times};
 use super::out::{self, Look, Tone, harmless};
+use super::suggest::commands;
 use super::table::{Cell, Column, Table, toned};
 use super::{args::StatusArgs, print_json};
 use crate::api::{Day, Host, Queue, Status, Trouble};
@@ -85,7 +86,7 @@ fn heading(status: &Status, look: &Look) -> String {
         ("draining", 0) => look.paint(Tone::Warn, "draining"),
         (_, 0) => look.paint(Tone::Good, "all is well"),
         (_, problems) => {
-            let problems = plural(u64::try_from(problems).unwrap_or(u64::MAX), "problem");
+            let problems = plural(problems, "problem");
             look.paint(Tone::Warn, &problems).into_owned().into()
         }
     };
@@ -111,10 +112,11 @@ fn problem(trouble: &Trouble, look: &Look) -> String {
     let what = harmless(&trouble.what);
     let mut text = format!("{} {}\n", look.paint(Tone::Bad, "!"), look.paint(Tone::Strong, &what));
     if !trouble.evidence.is_empty() {
-        text.push_str(&format!("    {}\n", harmless(&trouble.evidence)));
+        text.push_str(&out::hanging("    ", 4, &harmless(&trouble.evidence), look));
     }
     if !trouble.fix.is_empty() {
-        text.push_str(&format!("    {} {}\n", look.paint(Tone::Dim, "do:"), harmless(&trouble.fix)));
+        let begin = format!("    {} ", look.paint(Tone::Dim, "do:"));
+        text.push_str(&out::hanging(&begin, 8, &commands(&harmless(&trouble.fix)), look));
     }
     text
 }
@@ -143,7 +145,7 @@ fn queue(queue: &Queue, status: &Status, look: &Look) -> String {
         look.paint(Tone::Dim, "slots"),
         count(vms),
         count(slots),
-        plural(u64::try_from(status.hosts.len()).unwrap_or(u64::MAX), "host")
+        plural(status.hosts.len(), "host")
     )
 }
 
@@ -194,7 +196,7 @@ pub fn hosts(hosts: &[Host], now: chrono::DateTime<chrono::Utc>, shown: usize, l
     let mut text = table.render(look);
     let rest = sorted.len().saturating_sub(shown);
     if rest > 0 {
-        text.push_str(&format!("  … {rest} more: flyci status --all\n"));
+        text.push_str(&format!("  … {rest} more: {}\n", commands("flyci status --all")));
     }
     text
 }
@@ -242,10 +244,6 @@ fn note(host: &Host, now: chrono::DateTime<chrono::Utc>) -> String {
         notes.push(format!("since {}{reason}", span(between(since, now))));
     }
     notes.join(" · ")
-}
-
-fn times(number: u32) -> String {
-    if number == 1 { "once".to_owned() } else { format!("{number} times") }
 }
 
 /// A digest or a random id, short enough for a table; any other text as it is.

@@ -1,11 +1,13 @@
 //! Aligned tables that fit the terminal: first wide columns are cut, then the least needed are left out.
 //! Without a terminal everything is printed whole.
 
-use super::out::{Look, Tone, harmless};
+use super::out::{Look, Tone, hanging, harmless};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 const GAP: usize = 2;
 const INDENT: usize = 2;
+/// What stands before a note.
+const NOTE: &str = "      ";
 
 /// A column: its heading, and what may happen to it when room is short.
 #[derive(Clone, Copy, Debug)]
@@ -68,18 +70,25 @@ impl<T: AsRef<str>> From<T> for Cell {
 pub struct Table<const N: usize> {
     columns: [Column; N],
     rows: Vec<[Cell; N]>,
+    /// Texts below rows, by the row's number.
+    notes: Vec<(usize, String)>,
 }
 
 impl<const N: usize> Table<N> {
     /// A table without rows.
     #[must_use]
     pub const fn new(columns: [Column; N]) -> Self {
-        Self { columns, rows: Vec::new() }
+        Self { columns, rows: Vec::new(), notes: Vec::new() }
     }
 
     /// Adds a row.
     pub fn row(&mut self, cells: [Cell; N]) {
         self.rows.push(cells);
+    }
+
+    /// Says more of the last row, on lines of its own below it.
+    pub fn note(&mut self, text: &str) {
+        self.notes.push((self.rows.len(), harmless(text)));
     }
 
     /// The table as text, each line ended.
@@ -88,8 +97,11 @@ impl<const N: usize> Table<N> {
         let widths = self.fit(look.width);
         let headings = self.columns.map(|column| toned(Tone::Dim, column.heading));
         let mut text = String::new();
-        for row in std::iter::once(&headings).chain(&self.rows) {
+        for (number, row) in std::iter::once(&headings).chain(&self.rows).enumerate() {
             self.line(&mut text, row, &widths, look);
+            for (_, note) in self.notes.iter().filter(|(of, _)| *of == number) {
+                text.push_str(&hanging(NOTE, NOTE.len(), note, look));
+            }
         }
         text
     }

@@ -3,6 +3,7 @@
 
 pub mod admission;
 pub mod class;
+pub mod counted;
 pub mod ids;
 pub mod job;
 pub mod labels;

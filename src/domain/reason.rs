@@ -55,8 +55,6 @@ words! {
         LabelUnknown = "label_unknown",
         /// The account runs as many vms as it may.
         TenantLimit = "tenant_limit",
-        /// The profile runs as many vms as it may.
-        ProfileLimit = "profile_limit",
         /// No host can ever run this profile.
         NoHostForProfile = "no_host_for_profile",
         /// Every host that could run it is full.

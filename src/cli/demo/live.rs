@@ -1,6 +1,6 @@
 //! Shows what happens, while it happens: one line per event, with the seconds since the first job was queued.
 
-use super::story::Story;
+use super::story::{self, Story};
 use super::{DemoError, Running};
 use crate::api::{Job, JobsQuery, Page, Vm, VmsQuery};
 use crate::cli::exit::CliError;
@@ -46,7 +46,7 @@ pub async fn watch(running: &mut Running<'_>, story: &Story, look: &Look) -> Res
             // GitHub told of all jobs; one of them is cancelled while its vm still boots.
             cancelled = true;
             running.stage.github.cancel(story.job("docs").handle);
-            board.say(Tone::Plain, &name_of(story, "docs"), "somebody cancels it")?;
+            board.say(Tone::Plain, &story.job("docs").to_string(), "somebody cancels it")?;
         }
         let github = &running.stage.github;
         let ended =
@@ -89,11 +89,6 @@ async fn seen(running: &Running<'_>) -> Result<Seen, DemoError> {
     Ok(Seen { jobs: jobs.items, vms: vms.map_err(DemoError::Ask)?.items })
 }
 
-fn name_of(story: &Story, name: &str) -> String {
-    let job = story.job(name);
-    format!("{} {}", job.repository, job.name)
-}
-
 /// What was shown already.
 struct Board<'a> {
     begun: DateTime<Utc>,
@@ -106,7 +101,7 @@ impl Board<'_> {
         let mut events: Vec<(DateTime<Utc>, Tone, String, String)> = Vec::new();
         for job in &seen.jobs {
             if let Some(known) = story.jobs.iter().find(|known| known.handle.id.to_string() == job.id) {
-                events.extend(self.of_job(job, &name_of(story, known.name), noticed_end(job, &seen.vms)));
+                events.extend(self.of_job(job, known, noticed_end(job, &seen.vms)));
             }
         }
         for vm in &seen.vms {
@@ -120,11 +115,17 @@ impl Board<'_> {
     }
 
     /// The news of a job. What has no time of our clock is told with the moment at which it was seen.
-    fn of_job(&mut self, job: &Job, who: &str, end: DateTime<Utc>) -> Vec<(DateTime<Utc>, Tone, String, String)> {
+    fn of_job(
+        &mut self,
+        job: &Job,
+        known: &story::Job,
+        end: DateTime<Utc>,
+    ) -> Vec<(DateTime<Utc>, Tone, String, String)> {
+        let who = known.to_string();
         let mut news = Vec::new();
         let mut tell = |at, tone, what: String| {
             if self.shown.insert(format!("job {} {what}", job.id)) {
-                news.push((at, tone, who.to_owned(), what));
+                news.push((at, tone, who.clone(), what));
             }
         };
         tell(job.received_at, Tone::Plain, format!("queued: job {}", job.id));
@@ -137,9 +138,12 @@ impl Board<'_> {
             tell(vm.times.serving_at.unwrap_or_else(Utc::now), Tone::Busy, format!("running in vm {}", short(&vm.id)));
         }
         if is_over(job) {
-            let tone = if job.conclusion.as_deref() == Some("success") { Tone::Good } else { Tone::Warn };
+            let is_good = job.conclusion.as_deref() == Some("success");
+            let is_meant = !is_good && known.ends_as_expected(job);
+            let tone = if is_good { Tone::Good } else { Tone::Warn };
             let how = job.conclusion.as_deref().or(job.reason.as_deref()).unwrap_or(&job.state);
-            tell(end, tone, format!("ended: {}", harmless(how)));
+            let meant = if is_meant { ", as it is meant to" } else { "" };
+            tell(end, tone, format!("ended: {}{meant}", harmless(how)));
         }
         news
     }
@@ -188,7 +192,5 @@ impl Board<'_> {
 /// `2 vms at once, 5 jobs`: what was shown, in a line.
 #[must_use]
 pub fn summary(seen: &Seen) -> String {
-    let jobs = u64::try_from(seen.jobs.len()).unwrap_or(u64::MAX);
-    let vms = u64::try_from(seen.vms.len()).unwrap_or(u64::MAX);
-    format!("{} and {}, one vm for each job that ran", plural(jobs, "job"), plural(vms, "vm"))
+    format!("{} and {}, one vm for each job that ran", plural(seen.jobs.len(), "job"), plural(seen.vms.len(), "vm"))
 }

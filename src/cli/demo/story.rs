@@ -2,6 +2,7 @@
 
 use fake_github::{AccountKind, Conclusion, FakeGitHub, Installation, JobHandle, JobScript, Repo, Visibility};
 use rand::RngExt;
+use std::fmt;
 
 /// The organisations that install the App.
 pub const ACCOUNTS: [&str; 2] = ["acme", "umbrella"];
@@ -19,6 +20,26 @@ pub struct Job {
     pub handle: JobHandle,
     /// How it has to end.
     pub expected: Expected,
+}
+
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.repository, self.name)
+    }
+}
+
+impl Job {
+    /// True when it ended as it has to, as the daemon tells it.
+    #[must_use]
+    pub fn ends_as_expected(&self, ours: &crate::api::Job) -> bool {
+        match self.expected {
+            Expected::Ends(conclusion) => {
+                let word = format!("{conclusion:?}").to_lowercase();
+                ours.state == "done" && ours.vm.is_some() && ours.conclusion.as_deref() == Some(word.as_str())
+            }
+            Expected::NeverRuns => ours.state == "cancelled" && ours.vm.is_none(),
+        }
+    }
 }
 
 /// How a job has to end.

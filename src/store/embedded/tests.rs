@@ -283,12 +283,12 @@ async fn what_cannot_be_restored_changes_nothing_and_is_told_in_a_sentence() {
     let change = |to: i32| format!("UPDATE fleet SET schema = {to}, min_reader = {to}");
     let sql = |text: String| sqlx::raw_sql(sqlx::AssertSqlSafe(text));
     sql(change(99)).execute(&owner).await.expect("it is ours");
-    backup(home.path(), &key, &file).await.expect("it is written");
+    backup(home.path(), &master(&key), &file).await.expect("it is written");
     sql(change(1)).execute(&owner).await.expect("it is ours");
     // A backup of another program's database.
     let (other, layout) = (home.path().join("other.backup"), Layout::of(home.path()).expect("a short path"));
     sql("ALTER TABLE fleet RENAME TO armada".to_owned()).execute(&owner).await.expect("it is ours");
-    backup(home.path(), &key, &other).await.expect("it is written");
+    backup(home.path(), &master(&key), &other).await.expect("it is written");
     sql("ALTER TABLE armada RENAME TO fleet".to_owned()).execute(&owner).await.expect("it is ours");
     owner.close().await;
     stop(postgres).await;

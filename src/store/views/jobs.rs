@@ -342,6 +342,61 @@ pub async fn find_refusals(
     }))
 }
 
+/// Refusals from `since` on, newest first, with whose they are.
+pub async fn refusals(
+    db: impl PgExecutor<'_>,
+    since: DateTime<Utc>,
+    limit: i64,
+) -> Result<Vec<(TenantId, crate::store::refusals::Refusal)>> {
+    let rows = sqlx::query!(
+        r#"SELECT tenant_id AS "tenant: TenantId", reason, nearest_profile, label, refused_at
+           FROM refusals WHERE refused_at >= $1 ORDER BY refused_at DESC LIMIT $2"#,
+        since,
+        limit
+    )
+    .fetch_all(db)
+    .await?;
+    let refusal = |reason, nearest_profile, label, refused_at| crate::store::refusals::Refusal {
+        reason,
+        nearest_profile,
+        label,
+        refused_at,
+    };
+    let shown =
+        rows.into_iter().map(|row| (row.tenant, refusal(row.reason, row.nearest_profile, row.label, row.refused_at)));
+    Ok(shown.collect())
+}
+
+/// A vm that ended without a job, though one of its class waited.
+#[derive(Clone, Debug)]
+pub struct SpentVm {
+    /// The vm.
+    pub id: VmId,
+    /// Its host's name.
+    pub host: String,
+    /// Why it ended.
+    pub reason: Option<String>,
+    /// When it began to end.
+    pub ended_at: DateTime<Utc>,
+}
+
+/// Vms that were bound to the class of a job while it waited, and ended without a job: oldest first.
+pub async fn spent_vms(db: impl PgExecutor<'_>, job: JobId, limit: i64) -> Result<Vec<SpentVm>> {
+    Ok(sqlx::query_as!(
+        SpentVm,
+        r#"SELECT v.id AS "id: VmId", h.name AS host, v.reason, v.stopping_at AS "ended_at!"
+           FROM jobs j JOIN vms v ON v.class = j.class JOIN hosts h ON h.id = v.host_id
+           WHERE j.id = $1 AND v.state = 'gone' AND v.gone_at >= j.received_at
+             AND v.stopping_at <= coalesce(j.github_started_at + interval '1 second', j.ended_at, clock_timestamp())
+             AND NOT EXISTS (SELECT 1 FROM jobs other WHERE other.vm_id = v.id)
+           ORDER BY v.stopping_at LIMIT $2"#,
+        job.0,
+        limit
+    )
+    .fetch_all(db)
+    .await?)
+}
+
 fn split(lookups: &[(TenantId, Lookup)]) -> (Vec<Uuid>, Vec<Vec<u8>>) {
     lookups.iter().map(|(tenant, lookup)| (tenant.0, lookup.as_bytes().to_vec())).unzip()
 }

@@ -11,8 +11,8 @@ mod trouble;
 
 pub use fleet::{ImageRow, TenantRow, VmFilter, VmRow, VmTimes, images, newest_images, tenants, vms};
 pub use jobs::{
-    Claim, Cursor, DayRow, JobFilter, JobRow, JobVmRow, QueueRow, SealedName, claims, day, find_jobs, find_refusals,
-    jobs, place_in_queue, queue,
+    Claim, Cursor, DayRow, JobFilter, JobRow, JobVmRow, QueueRow, SealedName, SpentVm, claims, day, find_jobs,
+    find_refusals, jobs, place_in_queue, queue, refusals, spent_vms,
 };
 pub use ledger::{DeliveryFilter, UsageRow, audit_before, deliveries, last_delivery, now, usage};
 pub use scrape::{GoneVm, HostRow, gone_vms, hosts, jobs_by_state, vms_by_state};

@@ -5,6 +5,7 @@
 use super::hosts::SILENT_AFTER_S;
 use super::{About, AdminState};
 use crate::api::Reason;
+use crate::domain::counted::{plural, times};
 use crate::domain::ids::TenantId;
 use crate::domain::job::JobState;
 use crate::domain::profile::Profile;
@@ -170,7 +171,7 @@ fn in_doubt(job: &JobRow) -> Option<Reason> {
 
 fn deferred(job: &JobRow, facts: &Facts) -> Option<Reason> {
     let until = job.not_before.filter(|until| *until > facts.now)?;
-    let evidence = format!("it was tried {} times without success; the next try is at {}", job.attempts, short(until));
+    let evidence = format!("it was tried {} without success; the next try is at {}", times(job.attempts), short(until));
     Some(because(Waiting::DeferredAfterFailures, evidence, Some("flyci vms --all shows why its vms ended".to_owned())))
 }
 
@@ -212,7 +213,7 @@ fn at_limit(job: &JobRow, facts: &Facts) -> Option<Reason> {
     let tenant = facts.tenant(job.tenant)?;
     let limit = tenant.vm_limit.map_or_else(|| i64::from(facts.about.vms_per_tenant), i64::from);
     (tenant.vms >= limit).then(|| {
-        let evidence = format!("its account has {} vms, and may have {limit}", tenant.vms);
+        let evidence = format!("its account has {}, and may have {limit}", plural(tenant.vms, "vm"));
         because(Waiting::TenantLimit, evidence, Some("flyci tenants limit ACCOUNT N".to_owned()))
     })
 }
@@ -307,11 +308,11 @@ fn pull_progress(pull: &PullRow) -> String {
 fn no_host(profile: &Profile, facts: &Facts) -> Reason {
     let need = profile.hardware.as_ref().map_or_else(String::new, |need| format!("{need} and "));
     let evidence = format!(
-        "`{}` needs {need}{} of memory and the image `{}`; none of the {} hosts has that{}",
+        "`{}` needs {need}{} of memory and the image `{}`; of {} none has that{}",
         profile.label,
         profile.memory,
         profile.image,
-        facts.hosts.len(),
+        plural(facts.hosts.len(), "host"),
         differing(profile, facts)
     );
     because(
@@ -338,7 +339,7 @@ fn quarantined(working: &[&Host], profile: &Profile, facts: &Facts) -> Reason {
         .map(|health| {
             let last = health.last_failure.as_deref().unwrap_or("unknown");
             let until = health.quarantined_until.map(short).unwrap_or_default();
-            format!("{} failed {} times ({last}), tried again at {until}", health.host, health.failures)
+            format!("{} failed {} ({last}), tried again at {until}", health.host, times(health.failures))
         })
         .collect();
     let fix = working.first().map(|host| format!("look for `the vm did not come up` in the log of {}", host.name));
@@ -347,8 +348,13 @@ fn quarantined(working: &[&Host], profile: &Profile, facts: &Facts) -> Reason {
 
 fn full(job: &JobRow, able: &[&Host], heard: &[&Host], facts: &Facts) -> Reason {
     let (slots, vms) = heard.iter().fold((0, 0), |(slots, vms), host| (slots + i64::from(host.slots), vms + host.vms));
-    let mut evidence =
-        format!("{} of {} hosts can run it now, with {vms} vms in {slots} slots", heard.len(), able.len());
+    let mut evidence = format!(
+        "{} of {} can run it now, with {} in {}",
+        heard.len(),
+        plural(able.len(), "host"),
+        plural(vms, "vm"),
+        plural(slots, "slot")
+    );
     if let Some((older, all)) = facts.place {
         evidence.push_str(&format!("; it is number {} of {all} waiting for `{}`", older + 1, job.profile));
     }

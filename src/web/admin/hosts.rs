@@ -6,6 +6,7 @@ use super::input::{Body, reason, whole};
 use super::vms::count;
 use super::{AdminState, RunnerReleases, record};
 use crate::api;
+use crate::domain::counted::plural;
 use crate::store::hosts::{self, Drain, Host, ImageHealth};
 use crate::store::views::{self, Load};
 use crate::store::{StoreError, image_pulls};
@@ -85,9 +86,14 @@ async fn start_drain(
     state.wakes.demand.notify_one();
     let message = match host {
         Some(name) => format!("{name} takes no new work; what runs comes to its end"),
-        None => format!("{changed} hosts take no new work; what runs comes to its end"),
+        None => format!("{} no new work; what runs comes to its end", take(changed)),
     };
     Ok(Json(api::Done { message, changed }))
+}
+
+/// `1 host takes`, `2 hosts take`.
+fn take(hosts: u64) -> String {
+    format!("{} {}", plural(hosts, "host"), if hosts == 1 { "takes" } else { "take" })
 }
 
 async fn end_drain(state: &AdminState, operator: &Operator, host: Option<&str>) -> Result<Json<api::Done>, Failure> {
@@ -99,7 +105,7 @@ async fn end_drain(state: &AdminState, operator: &Operator, host: Option<&str>) 
     state.wakes.demand.notify_one();
     let message = match host {
         Some(name) => format!("{name} takes work again"),
-        None => format!("{changed} hosts take work again"),
+        None => format!("{} work again", take(changed)),
     };
     Ok(Json(api::Done { message, changed }))
 }

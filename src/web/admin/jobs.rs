@@ -3,13 +3,14 @@
 use super::AdminState;
 use super::explain::{self, Facts};
 use super::input::{Query, cursor, page, page_size, since};
-use super::names::{Names, account};
+use super::names::{Names, account, accounts};
 use crate::api;
 use crate::domain::ids::JobId;
 use crate::domain::job::JobState;
 use crate::secrets::{Column, Lookup};
+use crate::store::refusals::{self, Refusal};
 use crate::store::tenants::{self, Tenant};
-use crate::store::views::{self, Claim, JobFilter, JobRow, JobVmRow};
+use crate::store::views::{self, Claim, JobFilter, JobRow, JobVmRow, SpentVm};
 use crate::web::failure::Failure;
 use axum::Json;
 use axum::extract::{Path, State};
@@ -17,6 +18,10 @@ use uuid::Uuid;
 
 /// The most claims that are derived: vms at once of a large fleet.
 pub const MAX_CLAIMS: i64 = 5_000;
+/// Since when refusals are told of, if not said.
+const REFUSALS_SINCE: &str = "1d";
+/// The most vms that are told of which a job has had in vain.
+const EARLIER_VMS: i64 = 20;
 /// The states that a list can be narrowed to.
 const STATES: [&str; 8] = ["waiting", "queued", "claimed", "running", "done", "cancelled", "unserved", "lost"];
 
@@ -62,6 +67,43 @@ fn is_open(row: &JobRow) -> bool {
     matches!(JobState::decode(&row.state, row.reason.as_deref()), JobState::Waiting | JobState::Queued)
 }
 
+/// `GET /refusals`
+pub async fn refusals(
+    State(state): State<AdminState>,
+    Query(query): Query<api::RefusalsQuery>,
+) -> Result<Json<api::Refusals>, Failure> {
+    let limit = page_size(query.limit)?;
+    let since = since(Some(query.since.as_deref().unwrap_or(REFUSALS_SINCE)))?.unwrap_or_default();
+    let counts = refusals::count_by_reason(&state.pool, since).await?;
+    let rows = views::refusals(&state.pool, since, i64::from(limit)).await?;
+    let accounts = accounts(&state).await?;
+    Ok(Json(api::Refusals {
+        items: rows.into_iter().map(|(tenant, row)| refused(row, accounts.get(&tenant).cloned())).collect(),
+        total: counts.iter().filter_map(|(_, count)| u64::try_from(*count).ok()).sum(),
+    }))
+}
+
+fn refused(refusal: Refusal, account: Option<String>) -> api::Refused {
+    api::Refused {
+        reason: refusal.reason,
+        account,
+        nearest_profile: refusal.nearest_profile,
+        label: refusal.label,
+        refused_at: refusal.refused_at,
+    }
+}
+
+/// The vms that a job has had in vain, if it was tried.
+async fn earlier_vms(state: &AdminState, job: &JobRow) -> Result<Vec<api::EarlierVm>, Failure> {
+    if job.attempts == 0 {
+        return Ok(Vec::new());
+    }
+    let rows = views::spent_vms(&state.pool, job.id, EARLIER_VMS).await?;
+    let show =
+        |vm: SpentVm| api::EarlierVm { id: vm.id.to_string(), host: vm.host, reason: vm.reason, ended_at: vm.ended_at };
+    Ok(rows.into_iter().map(show).collect())
+}
+
 /// `GET /jobs/{id}/why`
 pub async fn why(
     State(state): State<AdminState>,
@@ -92,19 +134,14 @@ pub async fn why(
         let first = reasons.first().filter(|_| is_open(&row)).map(|reason| reason.reason.clone());
         let reason = first.or_else(|| row.reason.clone());
         let job = show(&state, &row, reason);
-        return Ok(Json(api::Why { id: job.id.clone(), job: Some(job), refusal: None, reasons }));
+        let earlier_vms = earlier_vms(&state, &row).await?;
+        return Ok(Json(api::Why { id: job.id.clone(), job: Some(job), refusal: None, reasons, earlier_vms }));
     }
     if let Some((tenant, refusal)) = views::find_refusals(&state.pool, &lookups).await? {
         let account = tenants.iter().find(|known| known.id == tenant).and_then(|known| account(&state.ring, known));
         let reasons = vec![explain::refusal(&refusal, account.as_deref())];
-        let refusal = api::Refused {
-            reason: refusal.reason,
-            account,
-            nearest_profile: refusal.nearest_profile,
-            label: refusal.label,
-            refused_at: refusal.refused_at,
-        };
-        return Ok(Json(api::Why { id, job: None, refusal: Some(refusal), reasons }));
+        let refusal = Some(refused(refusal, account));
+        return Ok(Json(api::Why { id, job: None, refusal, reasons, earlier_vms: Vec::new() }));
     }
     Err(Failure::not_found(match query.account {
         Some(account) if tenants.is_empty() => format!("{account} has not installed the App"),

@@ -2,12 +2,11 @@
 
 use super::AdminState;
 use super::input::{Query, cursor, page, page_size, since, whole};
-use super::names::account;
+use super::names::accounts;
 use crate::api;
 use crate::domain::ids::TenantId;
 use crate::store::audit::{self, Entry, Head};
 use crate::store::deliveries::{Delivery, Outcome};
-use crate::store::tenants;
 use crate::store::views::{self, DeliveryFilter};
 use crate::web::failure::Failure;
 use axum::Json;
@@ -60,11 +59,14 @@ pub async fn audit(
     let more = rows.len() > limit;
     rows.truncate(limit);
     let next = rows.last().filter(|_| more).map(|last| last.seq.to_string());
-    Ok(Json(api::Page { items: rows.into_iter().map(show_entry).collect(), next }))
+    let accounts = accounts(&state).await?;
+    Ok(Json(api::Page { items: rows.into_iter().map(|row| show_entry(row, &accounts)).collect(), next }))
 }
 
-fn show_entry(entry: Entry) -> api::AuditEntry {
+fn show_entry(entry: Entry, accounts: &HashMap<TenantId, String>) -> api::AuditEntry {
+    let tenant = entry.subject.parse().ok().map(TenantId);
     api::AuditEntry {
+        account: tenant.and_then(|tenant| accounts.get(&tenant).cloned()),
         seq: entry.seq,
         chain: entry.chain,
         position: entry.position,
@@ -112,12 +114,11 @@ pub async fn usage(
     Query(query): Query<api::UsageQuery>,
 ) -> Result<Json<api::Page<api::Usage>>, Failure> {
     let (first, end) = period(&query, Utc::now().date_naive())?;
-    let accounts: HashMap<TenantId, Option<String>> =
-        tenants::all(&state.pool).await?.iter().map(|tenant| (tenant.id, account(&state.ring, tenant))).collect();
+    let accounts = accounts(&state).await?;
     let rows = views::usage(&state.pool, first, end).await?;
     let show = |row: views::UsageRow| api::Usage {
         day: row.day.to_string(),
-        account: accounts.get(&row.tenant).cloned().flatten(),
+        account: accounts.get(&row.tenant).cloned(),
         profile: row.profile,
         jobs: u64::try_from(row.jobs).unwrap_or(0),
         seconds: u64::try_from(row.seconds).unwrap_or(0),

@@ -97,10 +97,11 @@ pub struct AdminState {
 }
 
 /// Every route of the API, with its methods; `{}` is a path parameter's place.
-pub const ROUTES: [(&str, &str); 29] = [
+pub const ROUTES: [(&str, &str); 30] = [
     ("GET", "/api/v1/status"),
     ("GET", "/api/v1/jobs"),
     ("GET", "/api/v1/jobs/{id}/why"),
+    ("GET", "/api/v1/refusals"),
     ("GET", "/api/v1/vms"),
     ("POST", "/api/v1/vms/{id}/kill"),
     ("GET", "/api/v1/hosts"),
@@ -136,6 +137,7 @@ pub fn router(state: AdminState) -> Router {
         .route("/status", get(status::status))
         .route("/jobs", get(jobs::list))
         .route("/jobs/{id}/why", get(jobs::why))
+        .route("/refusals", get(jobs::refusals))
         .route("/vms", get(vms::list))
         .route("/vms/{id}/kill", post(vms::kill))
         .route("/hosts", get(hosts::list))

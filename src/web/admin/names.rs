@@ -1,11 +1,14 @@
 //! Opens what is stored sealed, for the operator's eyes. A value that does not open is shown as null
 //! and logged: one damaged row must not hide the others.
 
+use super::AdminState;
 use crate::domain::ids::TenantId;
 use crate::errors::chain;
 use crate::secrets::{Column, KeyRing, Sealed, SecretsError, TenantKeys};
-use crate::store::tenants::Tenant;
+use crate::store::tenants::{self, Tenant};
 use crate::store::views::SealedName;
+use crate::web::failure::Failure;
+use std::collections::HashMap;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -41,6 +44,12 @@ impl Names {
 
 fn log(tenant: TenantId, error: &SecretsError) {
     tracing::error!(tenant.id = %tenant, "a stored value cannot be shown: {}", chain(error));
+}
+
+/// The logins of all accounts that were not erased.
+pub async fn accounts(state: &AdminState) -> Result<HashMap<TenantId, String>, Failure> {
+    let all = tenants::all(&state.pool).await?;
+    Ok(all.iter().filter_map(|tenant| Some((tenant.id, account(&state.ring, tenant)?))).collect())
 }
 
 /// The login of a tenant's account.

@@ -58,6 +58,8 @@ fn operation(schemas: &mut SchemaGenerator, method: &str, path: &str) -> Option<
         ("GET", "/jobs/{id}/why") => {
             Operation::reads::<api::Why>(s, "Why a job waits, or ended so").query::<api::WhyQuery>(s)
         }
+        ("GET", "/refusals") => Operation::reads::<api::Refusals>(s, "Jobs that were not taken, newest first")
+            .query::<api::RefusalsQuery>(s),
         ("GET", "/vms") => Operation::reads::<Page<api::Vm>>(s, "Vms, newest first").query::<api::VmsQuery>(s),
         ("POST", "/vms/{id}/kill") => Operation::changes(s, "Destroys a vm").body::<api::Kill>(s),
         ("GET", "/hosts") => Operation::reads::<Page<api::Host>>(s, "The machines"),

@@ -2,6 +2,7 @@
 
 use super::{AdminState, runner_age};
 use crate::api::{Host, Trouble};
+use crate::domain::counted::{are, plural, times};
 use crate::domain::reason::Waiting;
 use crate::store::delivery_log::Health;
 use crate::store::image_pins;
@@ -19,16 +20,6 @@ const UNREAD_AFTER_S: i64 = 600;
 const TOLD_FOR: chrono::Duration = chrono::Duration::hours(24);
 /// A vm that is being destroyed for longer is stuck, in seconds.
 const STUCK_AFTER_S: f64 = 120.0;
-
-/// `1 job`, `3 jobs`.
-fn count(number: i64, noun: &str) -> String {
-    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
-}
-
-/// `1 job is`, `3 jobs are`.
-fn are(number: i64, noun: &str) -> String {
-    format!("{} {}", count(number, noun), if number == 1 { "is" } else { "are" })
-}
 
 fn trouble(what: impl Display, evidence: impl Display, fix: impl Display) -> Trouble {
     Trouble { what: what.to_string(), evidence: evidence.to_string(), fix: fix.to_string() }
@@ -84,7 +75,7 @@ fn paused(hosts: &[Host]) -> Option<Trouble> {
 
 fn silent(hosts: &[Host]) -> impl Iterator<Item = Trouble> {
     hosts.iter().filter(|host| host.state == "silent").map(|host| {
-        let evidence = format!("not heard of for {:.0} s; it has {} vms", host.silent_for_s, host.vms);
+        let evidence = format!("not heard of for {:.0} s; it has {}", host.silent_for_s, plural(host.vms, "vm"));
         trouble(format!("host {} is silent", host.name), evidence, format!("start flyci on {}", host.name))
     })
 }
@@ -95,7 +86,11 @@ fn quarantined(hosts: &[Host]) -> impl Iterator<Item = Trouble> {
         let last = failing.last_failure.as_deref().unwrap_or("unknown");
         Some(trouble(
             format!("image {} does not boot on {}", failing.image, failing.host),
-            format!("{} failures in a row ({last}); tried again at {}", failing.failures, until.format("%H:%M:%S UTC")),
+            format!(
+                "{} in a row ({last}); tried again at {}",
+                plural(failing.failures, "failure"),
+                until.format("%H:%M:%S UTC")
+            ),
             if last == "runner_too_old" {
                 "give hosts a newer runner ([runner] version), or update the image".to_owned()
             } else {
@@ -148,8 +143,12 @@ async fn runners(state: &AdminState) -> Result<Vec<Trouble>, Failure> {
             }
             _ => ("GitHub does not make runners", "look for `mint` in the daemon's log"),
         };
-        let evidence =
-            format!("{} runners wait since {} ({})", row.runners, row.since.format("%H:%M:%S UTC"), row.trouble);
+        let evidence = format!(
+            "{} waiting since {} ({})",
+            are(row.runners, "runner"),
+            row.since.format("%H:%M:%S UTC"),
+            row.trouble
+        );
         trouble(what, evidence, fix)
     };
     Ok(rows.into_iter().map(told).collect())
@@ -226,7 +225,7 @@ async fn deferred(state: &AdminState) -> Result<Vec<Trouble>, Failure> {
     let told = |row: views::DeferredRow| {
         trouble(
             format!("{} of `{}` tried slowly", are(row.jobs, "job"), row.profile),
-            format!("up to {} tries without success; [limits] attempts says from when on", row.attempts),
+            format!("tried up to {} without success; [limits] attempts says from when on", times(row.attempts)),
             "flyci vms --all shows why their vms ended; flyci jobs why ID tells of one",
         )
     };
@@ -242,7 +241,7 @@ async fn unknown_labels(state: &AdminState) -> Result<Vec<Trouble>, Failure> {
         };
         trouble(
             format!("no profile serves `{}`", row.label),
-            format!("{} asked for it in 24 h", count(row.jobs, "job")),
+            format!("{} asked for it in 24 h", plural(row.jobs, "job")),
             fix,
         )
     };

@@ -7,6 +7,7 @@ use super::names::{Names, account};
 use super::vms::count;
 use super::{AdminState, record};
 use crate::api;
+use crate::domain::counted::plural;
 use crate::secrets::Column;
 use crate::store::StoreError;
 use crate::store::tenants::{self, Admission, Tenant};
@@ -63,7 +64,7 @@ pub async fn limit(
     let vms = limit.vms.map(|vms| i32::try_from(vms).expect("the limit is small"));
     let mut tx = state.pool.begin().await.map_err(StoreError::from)?;
     tenants::set_vm_limit(&mut *tx, tenant.id, vms).await?;
-    let detail = limit.vms.map_or_else(|| "the configured limit".to_owned(), |vms| format!("{vms} vms"));
+    let detail = limit.vms.map_or_else(|| "the configured limit".to_owned(), |vms| plural(vms, "vm"));
     record(&mut tx, &state, &operator, "tenant.limit", &tenant.id.to_string(), Some(&detail)).await?;
     tx.commit().await.map_err(StoreError::from)?;
     state.wakes.demand.notify_one();
