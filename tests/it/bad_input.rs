@@ -83,7 +83,7 @@ async fn an_app_that_may_too_little_an_image_that_is_missing_and_an_unknown_labe
     let mistyped = github.queue_job(&repo, &["flyci-tset"], JobScript::new());
     github.deliveries_settled(std::time::Duration::from_secs(20)).await.expect("they were taken");
     let why = place.run(&format!("jobs why {}", wanted.id)).await;
-    why.expect(0, &["no_host_for_profile", "linux-none", "flyci image build"]);
+    why.expect(0, &["no_host_for_profile", "linux-none", "image build"]);
     let why = place.run(&format!("jobs why {}", mistyped.id)).await;
     why.expect(0, &["label_unknown", "flyci-tset", "flyci-test"]);
     assert!(serving.stop().success());
