@@ -310,7 +310,8 @@ async fn what_cannot_be_restored_changes_nothing_and_is_told_in_a_sentence() {
         told.push((path, words));
     }
     for (path, words) in told {
-        let error = restore(home.path(), &master(&key), &path, INSTALLED).await.expect_err("it cannot be restored").to_string();
+        let error =
+            restore(home.path(), &master(&key), &path, INSTALLED).await.expect_err("it cannot be restored").to_string();
         assert!(error.contains(words), "{words}: {error}");
         let left = std::fs::read_dir(layout.home()).expect("it is there").flatten();
         let left: Vec<_> = left.filter(|one| one.file_name().to_string_lossy().starts_with("cluster.")).collect();
