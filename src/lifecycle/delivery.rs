@@ -32,13 +32,14 @@ pub(super) async fn step(machine: &Machine, vm: &Vm, wake: &VmWake) -> Result<Ne
     let Some((runner, state)) = watch.runner else {
         return ending::stop(machine, vm, VmEnd::Restarted).await;
     };
+    if watch.job.is_some() {
+        // GitHub gave it a job, so it was started, whatever the guest answers, and though its runner may
+        // be out and gone from GitHub already.
+        return served(machine, vm, runner, state).await;
+    }
     if matches!(state, RunnerState::Removed | RunnerState::Void) {
         // GitHub let go of it: no job will come.
         return ending::stop(machine, vm, VmEnd::DeliveryFailed).await;
-    }
-    if watch.job.is_some() {
-        // GitHub gave it a job, so it was started, whatever the guest answers.
-        return served(machine, vm, runner, state).await;
     }
     tokio::select! {
         outcome = tokio::time::timeout(DELIVERY_DEADLINE, deliver(machine, vm, &watch, runner)) => match outcome {
