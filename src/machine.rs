@@ -3,7 +3,12 @@
 use crate::config::Machine;
 use crate::domain::admission::MacosVersion;
 use crate::domain::units::Bytes;
+use chrono::Utc;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
+
+/// An address for documentation (RFC 5737): the way to it is the way to the internet.
+const NOBODYS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 
 /// Looks at the machine.
 #[must_use]
@@ -33,15 +38,40 @@ fn hardware(brand: &str, architecture: &str) -> String {
     apple.map_or_else(|| architecture.to_owned(), str::to_lowercase)
 }
 
-/// In which world this program runs: this boot of the machine, this version of its system, this version of flyci.
-/// What was proven in one need not hold in another.
+/// Addresses of this machine, but for its loopback.
+///
+/// # Errors
+/// The system does not tell.
+pub fn addresses() -> std::io::Result<Vec<Ipv4Addr>> {
+    let of = |interface: nix::ifaddrs::InterfaceAddress| Some(interface.address?.as_sockaddr_in()?.ip());
+    let mut found: Vec<_> = nix::ifaddrs::getifaddrs()?.filter_map(of).filter(|ip| !ip.is_loopback()).collect();
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
+}
+
+/// The address by which this machine's packets leave it, if it has a way out. It changes with the network.
+fn way_out() -> Option<Ipv4Addr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    // Sends nothing: only the route is looked up.
+    socket.connect((NOBODYS, 9)).ok()?;
+    match socket.local_addr().ok()?.ip() {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
+}
+
+/// In which world this program runs: this boot of the machine, this network, this day, this version of its system, this
+/// version of flyci. What was proven in one need not hold in another.
 #[must_use]
 pub fn world() -> String {
     // Linux names each boot; elsewhere its time does, which moves when the clock is set: a test too many does no harm.
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map_or_else(|_| System::boot_time().unwrap_or_default().to_string(), |id| id.trim().to_owned());
     let system = System::long_os_version().unwrap_or_default();
-    format!("boot {boot}, {system}, flyci {}", env!("CARGO_PKG_VERSION"))
+    let network = way_out().map_or_else(|| "no network".to_owned(), |address| format!("as {address}"));
+    let day = Utc::now().date_naive();
+    format!("boot {boot}, {network}, {day}, {system}, flyci {}", env!("CARGO_PKG_VERSION"))
 }
 
 #[cfg(test)]

@@ -48,6 +48,9 @@ impl Troubles {
 /// The key of a machine without a session to run VMs in.
 pub const SESSION: &str = "session";
 
+/// The key of guests that reach what they must not.
+pub const NOT_ISOLATED: &str = "not-isolated";
+
 /// The key of slots that the platform keeps although no VM holds them.
 pub const LOST_SLOTS: &str = "lost-slots";
 

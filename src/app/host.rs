@@ -41,6 +41,8 @@ const OFFER_PERIOD: Duration = Duration::from_secs(10);
 const FOLLOW_PERIOD: Duration = Duration::from_secs(10);
 /// How often unused images are looked for.
 const PRUNE_PERIOD: Duration = Duration::from_secs(3_600);
+/// How often a host looks whether it is in another world.
+const WORLD_PERIOD: Duration = Duration::from_secs(60);
 /// How often a host says that it lives.
 const BEAT_PERIOD: Duration = Duration::from_secs(5);
 
@@ -78,6 +80,8 @@ pub struct Host {
     pub dedication: Option<Dedication>,
     /// Whether each image is booted once before work.
     pub self_test: bool,
+    /// Whether that vm tries what no job may reach.
+    pub probe_network: bool,
     /// Where a job's owner asks for help.
     pub support_url: Option<String>,
     /// Wakes loops and drivers.
@@ -124,6 +128,7 @@ pub fn build(
         runner_version,
         dedication: dedication(config, databases)?,
         self_test: section.self_test,
+        probe_network: section.probe_network,
         support_url: config.web.public_url.as_ref().map(|url| url.as_str().to_owned()),
         wakes: Arc::clone(shared.wakes),
         troubles: Arc::clone(shared.troubles),
@@ -248,6 +253,7 @@ impl Host {
             profiles: self.profiles,
             limits: self.limits,
             dedication: self.dedication,
+            probe_network: self.probe_network,
             support_url: self.support_url,
             wakes: self.wakes,
             troubles: self.troubles,
@@ -256,6 +262,9 @@ impl Host {
         let drivers = Drivers::new(Arc::clone(&machine), tasks);
         let dispatcher = Arc::new(Dispatcher::new(drivers, self.capacity, self.hardware));
         spawn_loops(loops, &dispatcher, shutdown);
+        if self.self_test {
+            spawn_world(loops, &machine);
+        }
         spawn_images(loops, &dispatcher, section);
         Ok(machine)
     }
@@ -313,6 +322,17 @@ fn spawn_images(loops: &Loops, dispatcher: &Dispatcher, section: config::Images)
     loops.spawn("images", PRUNE_PERIOD, Never, move || {
         let machine = Arc::clone(&machine);
         async move { images::pass(&machine, keep).await.map(|_| More::No) }
+    });
+}
+
+/// Looks whether what was proven still holds: after a change of the network, and each day, it is proven anew.
+fn spawn_world(loops: &Loops, machine: &Arc<Machine>) {
+    let machine = Arc::clone(machine);
+    loops.spawn("world", WORLD_PERIOD, Never, move || {
+        let machine = Arc::clone(&machine);
+        async move {
+            hosts::renew_world(&machine.pool, machine.fence.host, &crate::machine::world()).await.map(|()| More::No)
+        }
     });
 }
 

@@ -280,6 +280,8 @@ pub struct Host {
     pub dedicated_to: Vec<Beneficiary>,
     /// Whether one vm of each image boots to ready before work, since the host, its system or its flyci changed.
     pub self_test: bool,
+    /// Whether that vm tries what no job may reach, and the host takes no jobs while it does reach it.
+    pub probe_network: bool,
     /// `[host.vz]`.
     pub vz: Vz,
     /// `[host.qemu]`.
@@ -318,6 +320,7 @@ impl Host {
             dedicated_to: table.or("dedicated_to", Vec::new()),
             vz: Vz::read(table.table("vz")),
             self_test: table.or("self_test", hypervisor == HypervisorKind::Vz),
+            probe_network: table.or("probe_network", true),
             qemu,
             fake,
         };

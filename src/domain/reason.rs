@@ -97,6 +97,8 @@ words! {
         CloneFailed = "clone_failed",
         /// The VM's process could not be started, or ended while booting.
         BootFailed = "boot_failed",
+        /// The guest reached what no job may reach.
+        NotIsolated = "not_isolated",
         /// The platform had no slot for the VM, although the host has one free: no image's fault.
         NoSlot = "no_slot",
         /// The guest was not ready in time.
@@ -126,7 +128,10 @@ impl VmEnd {
     /// True when the failure is charged to the host and its image.
     #[must_use]
     pub const fn is_host_failure(self) -> bool {
-        matches!(self, Self::CloneFailed | Self::BootFailed | Self::BootTimeout | Self::DeliveryFailed)
+        matches!(
+            self,
+            Self::CloneFailed | Self::BootFailed | Self::NotIsolated | Self::BootTimeout | Self::DeliveryFailed
+        )
     }
 
     /// True when a job that was running ends with it, through no fault or wish of its owner's.

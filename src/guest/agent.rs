@@ -4,6 +4,7 @@ use super::call::{Answer, Call, Framing, call, connection};
 use super::{Guest, GuestError, RunnerEnd, RunnerProbe, RunnerStart};
 use flyci_agent::prepare::{self, ENTROPY_BYTES_MIN, Preparation};
 use secrecy::ExposeSecret;
+use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,6 +22,9 @@ const PREPARE: Duration = Duration::from_secs(15);
 
 /// How long a probe may take: it waits up to five seconds for a start that is under way.
 const PROBE: Duration = Duration::from_secs(30);
+
+/// How long trying what the guest reaches may take: all are tried at once, for three seconds each.
+const REACH: Duration = Duration::from_secs(20);
 
 /// How long a start may take: the runner may have to be copied.
 const START: Duration = Duration::from_secs(300);
@@ -53,6 +57,7 @@ pub(super) const START_SCRIPT: &str = include_str!("scripts/start.sh");
 pub(super) const WATCH_SCRIPT: &str = script!("watch.sh");
 const PROBE_SCRIPT: &str = script!("probe.sh");
 const WAIT_SCRIPT: &str = script!("wait.sh");
+const REACH_SCRIPT: &str = include_str!("scripts/reach.sh");
 const CLOCK_SCRIPT: &str = include_str!("scripts/clock.sh");
 
 /// What is particular to a guest.
@@ -159,6 +164,16 @@ impl Guest for AgentGuest {
                 done => return done,
             }
         }
+    }
+
+    async fn reached(&self, targets: &[SocketAddrV4]) -> Result<Vec<SocketAddrV4>, GuestError> {
+        let words = |target: &SocketAddrV4| [target.ip().to_string(), target.port().to_string()];
+        let answer = self.script(REACH_SCRIPT, targets.iter().flat_map(words).collect(), Vec::new(), REACH).await?;
+        let said = std::str::from_utf8(&answer.stdout).unwrap_or_default();
+        let untried = || GuestError::Failed(format!("it did not tell what it reaches (exit code {})", answer.code));
+        let numbers = said.strip_suffix("done\n").ok_or_else(untried)?.lines();
+        let reached = |number: &str| targets.get(number.parse::<usize>().ok()?).copied();
+        numbers.map(|number| reached(number).ok_or_else(untried)).collect()
     }
 
     async fn probe(&self, runner: &str) -> Result<RunnerProbe, GuestError> {

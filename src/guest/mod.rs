@@ -11,6 +11,7 @@ pub use agent::{AgentGuest, GuestOptions};
 pub use call::Framing;
 
 use secrecy::SecretString;
+use std::net::SocketAddrV4;
 
 /// What a runner is started with.
 pub struct RunnerStart {
@@ -62,6 +63,9 @@ pub struct RunnerEnd {
 pub trait Guest: Send + Sync {
     /// Resolves when the agent answers and the guest is prepared (clock set, randomness seeded).
     async fn ready(&self) -> Result<(), GuestError>;
+
+    /// Which of these addresses a program in the guest can connect to.
+    async fn reached(&self, targets: &[SocketAddrV4]) -> Result<Vec<SocketAddrV4>, GuestError>;
 
     /// How the runner of this name does. Never starts anything.
     async fn probe(&self, runner: &str) -> Result<RunnerProbe, GuestError>;

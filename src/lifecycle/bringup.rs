@@ -1,5 +1,6 @@
 //! From a taken slot to a guest that is ready. A failure is charged to the host and its image.
 
+use super::isolation::{self, BreachError};
 use super::{DriverError, Machine, Next, PERIOD, ending};
 use crate::api::Trouble;
 use crate::domain::reason::VmEnd;
@@ -161,6 +162,11 @@ async fn answers(guest: &Arc<dyn Guest>) {
 }
 
 async fn ready(machine: &Machine, vm: &Vm) -> Result<Next, DriverError> {
+    match isolation::breach(machine, vm).await? {
+        None => {}
+        Some(error @ BreachError::Reached(_)) => return fail(machine, vm, VmEnd::NotIsolated, error).await,
+        Some(error) => return fail(machine, vm, VmEnd::BootFailed, error).await,
+    }
     if effect!("lifecycle.ready", machine.advance(vm, VmEvent::Ready).await)? == Applied::Yes {
         let (pool, host) = (&machine.pool, machine.fence.host);
         effect!("lifecycle.image_booted", hosts::image_booted(pool, host, &vm.image).await)?;

@@ -19,6 +19,7 @@ mod bringup;
 mod dedication;
 mod delivery;
 mod ending;
+mod isolation;
 mod serving;
 mod waiting;
 
@@ -87,6 +88,8 @@ pub struct Machine {
     pub limits: Limits,
     /// Whom it serves; `None`: everybody.
     pub dedication: Option<Dedication>,
+    /// Whether the first vm of an image in a new world tries what no job may reach.
+    pub probe_network: bool,
     /// Where a job's owner asks for help, shown in the job's log.
     pub support_url: Option<String>,
     /// Wakes drivers and loops.
@@ -142,6 +145,9 @@ pub enum DriverError {
     /// The guest did not do it.
     #[error("the guest did not do what was asked")]
     Guest(#[from] GuestError),
+    /// The guest reaches too much.
+    #[error("the guest is not isolated")]
+    NotIsolated(#[from] isolation::BreachError),
     /// A JIT config does not open.
     #[error("the runner's JIT config cannot be opened")]
     Secrets(#[from] SecretsError),

@@ -361,6 +361,26 @@ pub async fn image_booted(db: impl PgExecutor<'_>, host: HostId, image: &str) ->
     Ok(())
 }
 
+/// Whether the host tests images, and this one was not ready yet in its world.
+pub async fn is_untested(db: impl PgExecutor<'_>, host: HostId, image: &str) -> Result<bool> {
+    Ok(sqlx::query_scalar!(
+        r#"SELECT (h.world IS NOT NULL AND i.proven_in IS DISTINCT FROM h.world) AS "is_untested!"
+           FROM hosts h LEFT JOIN host_images i ON i.host_id = h.id AND i.image = $2 WHERE h.id = $1"#,
+        host.0,
+        image
+    )
+    .fetch_one(db)
+    .await?)
+}
+
+/// The world of a host is another now: what was proven must be proven anew.
+pub async fn renew_world(db: impl PgExecutor<'_>, host: HostId, world: &str) -> Result<()> {
+    sqlx::query!("UPDATE hosts SET world = $2 WHERE id = $1 AND world IS DISTINCT FROM $2", host.0, world)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
 /// An image booted to ready in the world in which the host runs now: vms of it may be made.
 pub async fn image_proven(db: impl PgExecutor<'_>, host: HostId, image: &str) -> Result<()> {
     sqlx::query!(

@@ -54,6 +54,43 @@ async fn after_a_reboot_nothing_is_claimed_until_a_vm_was_ready() {
     world.nothing_is_left().await;
 }
 
+#[tokio::test]
+async fn a_host_whose_guests_reach_what_they_must_not_takes_no_job() {
+    let mut world = World::with(tested()).await;
+    world.until("the canary was ready, and went", async || world.ends().await == ["surplus"]).await;
+    world.stop().await;
+    world.execute("UPDATE host_images SET proven_in = 'another network'").await;
+    world.machines.inject(Step::Reach, Fault::Hang);
+    world.start().await;
+    let job = world.queue();
+    world.until("the job is known", async || world.texts("SELECT state FROM jobs").await.len() == 1).await;
+    world.vms_are("booting", 1).await;
+    assert_eq!(world.texts("SELECT id::text FROM runners").await.len(), 0, "nothing is claimed while it is tried");
+    world.machines.inject(Step::Reach, Fault::Fail(1));
+    world.until("it was seen", async || world.ends().await.contains(&"not_isolated".to_owned())).await;
+    assert_eq!(world.completed(job).await.conclusion, Some(Conclusion::Success), "once another canary tried in vain");
+    world.jobs_are(&["done"]).await;
+    let ends = world.ends().await;
+    assert_eq!(ends.iter().filter(|end| *end == "not_isolated").count(), 1, "{ends:?}");
+    world.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn in_another_world_what_was_proven_is_proven_anew() {
+    let gate = Gate::open().await;
+    let fence = dedicated(&gate).await;
+    let untested = async || hosts::is_untested(&gate.db.host, fence.host, "any").await.expect("the database answers");
+    assert!(!untested().await, "a host that does not test has nothing to prove");
+    hosts::renew_world(&gate.db.host, fence.host, "today").await.expect("written");
+    assert!(untested().await);
+    hosts::image_proven(&gate.db.host, fence.host, "any").await.expect("written");
+    assert!(!untested().await);
+    hosts::renew_world(&gate.db.host, fence.host, "today").await.expect("nothing to write");
+    assert!(!untested().await);
+    hosts::renew_world(&gate.db.host, fence.host, "tomorrow").await.expect("written");
+    assert!(untested().await);
+}
+
 async fn dedicated(gate: &Gate) -> Fence {
     let introduction = Introduction {
         id: HostId::random(),

@@ -37,7 +37,7 @@ const CALLS: &[(&str, &[&str])] = &[
         ],
     ),
     ("hypervisor.", &["presence", "ended", "last_words", "lost_slots", "boots_pulled_images", "list", "guest"]),
-    ("guest.", &["ready", "probe", "wait"]),
+    ("guest.", &["ready", "reached", "probe", "wait"]),
     // Within a transaction its commit is the effect.
     ("trail.", &["append_within", "chain", "is_intact"]),
 ];

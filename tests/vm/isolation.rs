@@ -2,7 +2,8 @@
 //! neighbours or other guests. Each "no" has a "yes" beside it that the same probe finds.
 
 use crate::support::{Host, Vm, world};
-use std::net::{Ipv4Addr, UdpSocket};
+use flyci::hypervisor::Hypervisor;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use world::GREETING;
@@ -69,6 +70,19 @@ async fn the_internet_is_reached_and_nothing_that_is_near() {
     for (place, address) in world::NEAR.into_iter().chain([("the host", world::HOST)]) {
         assert!(!reaches(&vm, &address.to_string(), world::PORT).await, "{place}, {address}, is reached");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_tells_what_it_reaches() {
+    let (allowed, secret) = (greeter(Ipv4Addr::LOCALHOST).await, greeter(Ipv4Addr::LOCALHOST).await);
+    let host = Host::new(|options| options.allow_host_ports = vec![allowed]).await;
+    let spec = host.spec(0);
+    host.qemu.clone_vm(&spec).await.expect("cloned");
+    host.qemu.boot(&spec).await.expect("booted");
+    let guest = host.qemu.guest(spec.id);
+    guest.ready().await.expect("the agent answers");
+    let targets = [secret, allowed].map(|port| SocketAddrV4::new(Ipv4Addr::new(10, 0, 2, 2), port));
+    assert_eq!(guest.reached(&targets).await.expect("an answer"), [targets[1]]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 use crate::domain::ids::VmId;
 use crate::guest::{Guest, GuestError, RunnerEnd, RunnerProbe, RunnerStart};
 use secrecy::SecretString;
+use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -101,6 +102,11 @@ impl Guest for FakeGuest {
         };
         tokio::time::sleep_until(since + self.boot).await;
         self.faults.strike(super::Step::Ready).await.map_err(|error| GuestError::Failed(error.to_string()))
+    }
+
+    async fn reached(&self, targets: &[SocketAddrV4]) -> Result<Vec<SocketAddrV4>, GuestError> {
+        let reaches = self.faults.strike(super::Step::Reach).await.is_err();
+        Ok(targets.iter().copied().filter(|_| reaches).collect())
     }
 
     async fn probe(&self, runner: &str) -> Result<RunnerProbe, GuestError> {

@@ -43,6 +43,8 @@ pub enum Step {
     Boot,
     /// The guest becoming ready.
     Ready,
+    /// Trying what the guest must not reach: a failure is that it reaches all of it.
+    Reach,
     /// Starting the runner.
     Start,
     /// Destroying.
