@@ -145,6 +145,30 @@ pub struct Drain {
     pub reason: Option<String>,
 }
 
+/// Lets a machine join.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Invite {
+    /// The login of Postgres that it has. Null: `flyci_host_` and its name.
+    #[serde(default)]
+    pub login: Option<String>,
+}
+
+/// What a machine needs to join. Shown once: nobody can be told of it again.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Invitation {
+    /// The host's name.
+    pub name: String,
+    /// The login of Postgres that it joins with.
+    pub login: String,
+    /// What it proves itself by, once.
+    pub token: String,
+    /// Until when.
+    pub until: DateTime<Utc>,
+    /// How an administrator of the database makes that login.
+    pub sql: Vec<String>,
+}
+
 /// One image, as far as the tables know it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Image {

@@ -41,7 +41,7 @@ mod jobs;
 mod keys;
 mod ledger;
 
-pub use fleet::{Drain, FailingImage, Host, Image, Kill, Limit, Tenant, Vm, VmsQuery};
+pub use fleet::{Drain, FailingImage, Host, Image, Invitation, Invite, Kill, Limit, Tenant, Vm, VmsQuery};
 pub use images::{Pin, PinUpdate, Pull, RejectedUpdate, RollbackImage, UpdateImage};
 pub use jobs::{
     EarlierVm, Job, JobTimes, JobVm, JobsQuery, Reason, Refusals, RefusalsQuery, Refused, VmTimes, Why, WhyQuery,

@@ -14,10 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 /// The pools of this daemon's roles.
 pub struct Databases {
-    /// Acts as the gateway.
-    pub gateway: PgPool,
-    /// Acts as the host.
-    pub host: PgPool,
+    gateway: Option<PgPool>,
+    host: Option<PgPool>,
     /// Looks after the tables as their owner.
     pub maintenance: Maintenance,
     private: Option<Private>,
@@ -52,14 +50,51 @@ impl Databases {
             }
         };
         let options = options.application_name("flyci");
-        store::migrate(&options).await.map_err(|error| unreachable_or(error, config, &options))?;
         let connections = config.database.max_connections;
-        Ok(Self {
-            gateway: store::connect(&options, Role::Gateway, connections).await?,
-            host: store::connect(&options, Role::Host, connections).await?,
-            maintenance: Maintenance::new(options),
-            private,
-        })
+        let refused = |error| unreachable_or(error, config, &options);
+        // A host's login may do what hosts do, and no more: the schema is the gateways'.
+        if config.is_gateway() {
+            store::migrate(&options).await.map_err(refused)?;
+        }
+        let gateway = match config.is_gateway() {
+            true => Some(store::connect(&options, Role::Gateway, connections).await?),
+            false => None,
+        };
+        let host = match config.is_host() {
+            true => Some(store::connect(&options, Role::Host, connections).await.map_err(refused)?),
+            false => None,
+        };
+        if let (None, Some(host)) = (&gateway, &host) {
+            store::check_schema(host).await?;
+        }
+        Ok(Self { gateway, host, maintenance: Maintenance::new(options), private })
+    }
+
+    /// Acts as the gateway.
+    ///
+    /// # Panics
+    /// When this process is none.
+    #[must_use]
+    pub fn gateway(&self) -> &PgPool {
+        self.gateway.as_ref().expect("a gateway has its pool")
+    }
+
+    /// Acts as the host.
+    ///
+    /// # Panics
+    /// When this process is none.
+    #[must_use]
+    pub fn host(&self) -> &PgPool {
+        self.host.as_ref().expect("a host has its pool")
+    }
+
+    /// A pool for what every role may see.
+    ///
+    /// # Panics
+    /// When this process has no role.
+    #[must_use]
+    pub fn any(&self) -> &PgPool {
+        self.gateway.as_ref().or(self.host.as_ref()).expect("a daemon has a role")
     }
 
     /// Which fleet the database is of.
@@ -67,13 +102,14 @@ impl Databases {
     /// # Errors
     /// When the database is away.
     pub async fn fleet(&self) -> Result<FleetId, StoreError> {
-        fleet::id(&self.gateway).await
+        fleet::id(self.any()).await
     }
 
     /// Closes the connections, then stops the private Postgres.
     pub async fn close(self) {
-        self.gateway.close().await;
-        self.host.close().await;
+        for pool in [self.gateway, self.host].into_iter().flatten() {
+            pool.close().await;
+        }
         if let Some(private) = self.private {
             private.stop.cancel();
             if let Err(error) = private.task.await {

@@ -104,7 +104,7 @@ pub fn build(
     let days = |span: Span| chrono::Duration::from_std(span.0).unwrap_or(chrono::Duration::MAX);
     Ok(Gateway {
         id,
-        pool: databases.gateway.clone(),
+        pool: databases.gateway().clone(),
         github: super::github_client(config, section, Some(metrics))?,
         fleet,
         scope: match section.runner_scope {
@@ -195,6 +195,8 @@ impl Gateway {
         let minter = Arc::new(Minter {
             pool: self.pool.clone(),
             ring: Arc::clone(&vault.ring),
+            warrant: Arc::clone(&self.vault.warrant),
+            profiles: self.policy.profiles.clone(),
             trail: vault.trail.clone(),
             github: self.github.clone(),
             fleet: self.fleet,

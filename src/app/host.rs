@@ -20,7 +20,7 @@ use crate::lifecycle::{Dedication, Drivers, Limits, Machine};
 use crate::secrets::sealing::HostKey;
 use crate::store::hosts::{self, Introduction};
 use crate::store::vms::{self, Fence};
-use crate::store::{Applied, StoreError};
+use crate::store::{Applied, StoreError, joins};
 use crate::troubles::Troubles;
 use crate::upkeep::follow::{Follower, Pauses};
 use crate::upkeep::{images, sweep};
@@ -106,7 +106,7 @@ pub fn build(
     };
     let runner_version = runner::version(config, &images);
     Ok(Host {
-        pool: databases.host.clone(),
+        pool: databases.host().clone(),
         fleet,
         name: section.name.clone(),
         hypervisor_name: section.hypervisor.as_str(),
@@ -152,7 +152,7 @@ fn dedication(config: &Config, databases: &Databases) -> Result<Option<Dedicatio
     } else {
         let ring = super::open_ring(config)?;
         let lookups = installations.into_iter().map(|id| ring.installation_lookup(id)).collect();
-        Some((databases.gateway.clone(), lookups))
+        Some((databases.gateway().clone(), lookups))
     };
     Ok(Some(Dedication::new(tenants, installations)))
 }
@@ -269,6 +269,22 @@ impl Host {
         Ok(machine)
     }
 
+    /// Makes sure that a gateway vouched for this host by its key.
+    ///
+    /// # Errors
+    /// When it did not, or the database is away.
+    pub async fn has_joined(&self) -> Result<(), AppError> {
+        let found = joins::identity(&self.pool, &self.name).await?;
+        let why = match found {
+            None => "",
+            Some(row) if row.is_revoked => " (it was revoked)",
+            Some(row) if row.mac.is_none() => " (no gateway vouches for it)",
+            Some(row) if row.public_key != self.key.public() => " (its key is another than the one that joined)",
+            Some(_) => return Ok(()),
+        };
+        Err(AppError::NotJoined { name: self.name.clone(), why })
+    }
+
     async fn introduce(&self) -> Result<Fence, StoreError> {
         let world = self.self_test.then(crate::machine::world);
         let introduction = Introduction {
@@ -362,7 +378,7 @@ fn spawn_loops(loops: &Loops, dispatcher: &Arc<Dispatcher>, shutdown: Cancellati
         let (machine, shutdown) = (Arc::clone(&machine), shutdown.clone());
         async move {
             if hosts::beat(&machine.pool, machine.fence.host, machine.fence.session).await? == Applied::Stale {
-                tracing::error!(host.id = %machine.fence.host, "another daemon runs as this host: this one stops; two hosts must not have one name");
+                tracing::error!(host.id = %machine.fence.host, "another daemon runs as this host, or it was revoked: this one stops; two hosts must not have one name");
                 shutdown.cancel();
             }
             Ok::<_, StoreError>(More::No)

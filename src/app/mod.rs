@@ -8,6 +8,7 @@
 //! | `github` | the look at the App |
 //! | `hooks` | the look at the addresses that GitHub delivers from |
 //! | `host` | hypervisor, drivers, dispatch, sweep, heartbeat |
+//! | `joining` | a host's way into the fleet |
 //! | `servers` | the listeners |
 //! | `loops` | the tasks that call each `pass()` |
 //! | `vault` | the master keys, the audit trail, and what looks after both |
@@ -19,6 +20,7 @@ mod gateway;
 mod github;
 mod hooks;
 mod host;
+mod joining;
 mod loops;
 mod runner;
 mod servers;
@@ -26,6 +28,7 @@ mod signals;
 mod upkeep;
 mod vault;
 
+pub use joining::{Joined, join};
 pub use upkeep::Upkeep;
 
 use crate::config::{Config, ConfigFaults, HypervisorKind};
@@ -141,6 +144,28 @@ pub enum AppError {
         #[source]
         source: std::io::Error,
     },
+    /// The host has not joined the fleet, or it is not the one that did.
+    #[error(
+        "{name} has not joined this fleet{why}: `flyci host invite {name}` on a gateway, then `flyci host join` here"
+    )]
+    NotJoined { name: String, why: &'static str },
+    /// A host without a fleet to join.
+    #[error("a host joins the fleet of a Postgres that it shares with gateways: `database.url` names it")]
+    NothingToJoin,
+    /// A gateway said no.
+    #[error(
+        "no gateway lets {name} join as {login}: the token is wrong, ended or used, or another login or name was invited; \
+         `flyci host invite` on a gateway makes a new one, and `flyci audit` there shows what came"
+    )]
+    JoinRefused { name: String, login: String },
+    /// No gateway said anything.
+    #[error("no gateway answered within {0} s: does one run on this database?")]
+    JoinUnanswered(u64),
+    /// The row of this process's own host is another's.
+    #[error(
+        "the database has another host of the name {0}, or it was revoked: give this one its own (`host.name`), or `flyci host invite` it"
+    )]
+    NotThisHost(String),
     /// Signals cannot be waited for.
     #[error("signals cannot be waited for")]
     Signals(#[source] std::io::Error),
@@ -369,8 +394,11 @@ impl Roles<'_> {
         let gateway = self.gateway(fleet, &wakes, &metrics, ring).await?;
         let vault = gateway.as_ref().map(|gateway| gateway.vault.clone());
         let told = gateway::Told { readiness: &readiness, troubles: &troubles, releases: &releases, metrics: &metrics };
-        let running = gateway.map(|gateway| gateway.start(&loops, &told));
         let machine = self.host(fleet, &wakes, &troubles, &loops, overrides).await?;
+        if let (Some(vault), Some(machine)) = (&vault, &machine) {
+            vault.vouch(self.databases.gateway(), machine).await?;
+        }
+        let running = gateway.map(|gateway| gateway.start(&loops, &told));
         let security_txt = self.security_txt(&loops, &troubles);
         let backing = Backing {
             config: self.config,
@@ -387,7 +415,7 @@ impl Roles<'_> {
         };
         let lifetime = Lifetime { tasks: self.tasks.clone(), stop: self.shutdown.clone() };
         let servers = Servers::start(&backing, &lifetime)?;
-        let (watched, pool, stop) = (Arc::clone(&readiness), self.databases.gateway.clone(), self.shutdown.clone());
+        let (watched, pool, stop) = (Arc::clone(&readiness), self.databases.any().clone(), self.shutdown.clone());
         self.tasks.spawn(async move { watched.watch_database(pool, stop).await });
         let (intake, upkeep) = running.map(|running| (running.intake, running.upkeep)).unzip();
         Ok(Started { intake, upkeep, machine, fleet, wakes, readiness, servers })
@@ -418,6 +446,9 @@ impl Roles<'_> {
             return Ok(None);
         }
         let host = host::build(self.config, self.databases, fleet, Shared { wakes, troubles }, overrides)?;
+        if !self.config.is_gateway() {
+            host.has_joined().await?;
+        }
         Ok(Some(host.start(loops, self.tasks.clone(), self.shutdown.clone()).await?))
     }
 }

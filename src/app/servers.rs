@@ -102,7 +102,7 @@ impl Servers {
             }
         }
         if let Some(listen) = config.admin.metrics_listen.0 {
-            let pool = if config.is_gateway() { &backing.databases.gateway } else { &backing.databases.host };
+            let pool = backing.databases.any();
             let state = MetricsState { metrics: Arc::clone(backing.metrics), pool: pool.clone() };
             let running = servers::start_metrics(listen, metrics_router(state), lifetime)?;
             self.metrics = Some(running.address);
@@ -136,9 +136,10 @@ impl Servers {
 fn admin_state(backing: &Backing<'_>, vault: &Vault) -> AdminState {
     let config = backing.config;
     AdminState {
-        pool: backing.databases.gateway.clone(),
+        pool: backing.databases.gateway().clone(),
         ring: Arc::clone(&vault.ring),
         trail: vault.trail.clone(),
+        warrant: Arc::clone(&vault.warrant),
         keeper: Arc::clone(&vault.keeper),
         eraser: Arc::clone(&vault.eraser),
         auditor: Arc::clone(&vault.auditor),

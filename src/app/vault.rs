@@ -6,10 +6,13 @@ use super::database::Databases;
 use super::loops::{By, Loops, More, Never};
 use crate::config::Config;
 use crate::domain::units::Span;
+use crate::lifecycle::Machine;
 use crate::secrets::KeyRing;
+use crate::secrets::vouch::{HostFacts, Warrant};
 use crate::store::audit::Trail;
-use crate::store::keys;
+use crate::store::{Applied, joins, keys};
 use crate::upkeep::erase::Eraser;
+use crate::upkeep::joins::Joins;
 use crate::upkeep::keys::{Keeper, KeyPlan, KeysError};
 use crate::upkeep::trail::{self, Auditor};
 use crate::wake::Wakes;
@@ -22,6 +25,8 @@ use uuid::Uuid;
 
 /// How often the keys are looked at: another gateway waits for this one to have the newest.
 const KEYS_PERIOD: Duration = Duration::from_secs(5);
+/// How often hosts that ask to join are looked for: somebody waits at a terminal.
+const JOINS_PERIOD: Duration = Duration::from_secs(2);
 /// How often erasures are looked at although nobody woke them.
 const ERASE_PERIOD: Duration = Duration::from_secs(10);
 /// How often the trail's heads are told.
@@ -34,6 +39,10 @@ pub struct Vault {
     pub ring: Arc<KeyRing>,
     /// Where acts are written down.
     pub trail: Trail,
+    /// Vouches for hosts.
+    pub warrant: Arc<Warrant>,
+    /// Lets hosts in.
+    pub joins: Arc<Joins>,
     /// Rotates the master key.
     pub keeper: Arc<Keeper>,
     /// Forgets tenants.
@@ -57,10 +66,13 @@ impl Vault {
         id: Uuid,
         wakes: &Arc<Wakes>,
     ) -> Result<Self, AppError> {
-        let pool = &databases.gateway;
+        let pool = databases.gateway();
         check(config, pool, &ring).await?;
         let days = |span: Span| chrono::Duration::from_std(span.0).unwrap_or(chrono::Duration::MAX);
         let trail = trail::open(pool, &ring, &config.host.name).await?;
+        let warrant = Arc::new(trail::warrant(pool, &ring).await?);
+        let fleet = databases.fleet().await?;
+        let joins = Joins { pool: pool.clone(), warrant: Arc::clone(&warrant), trail: trail.clone(), fleet };
         let plan =
             KeyPlan { rotate_every: config.keys.rotate_every.map(days), backups: days(config.retention.backups) };
         let keeper = Keeper {
@@ -84,11 +96,36 @@ impl Vault {
         let auditor = Auditor::new(pool.clone(), trail.clone(), days(config.retention.audit));
         keeper.pass().await?;
         let (keeper, eraser, auditor) = (Arc::new(keeper), Arc::new(eraser), Arc::new(auditor));
-        Ok(Self { ring, trail, keeper, eraser, auditor, wakes: Arc::clone(wakes) })
+        Ok(Self { ring, trail, warrant, joins: Arc::new(joins), keeper, eraser, auditor, wakes: Arc::clone(wakes) })
+    }
+
+    /// Vouches for the host of this very process.
+    ///
+    /// # Errors
+    /// When the database is away, or its row is not as the host wrote it.
+    pub async fn vouch(&self, pool: &PgPool, machine: &Machine) -> Result<(), AppError> {
+        let own = joins::identity(pool, &machine.name).await?.filter(|row| row.id == machine.fence.host);
+        let Some(row) = own else { return Err(AppError::NotThisHost(machine.name.clone())) };
+        let facts = HostFacts {
+            fleet: machine.fleet,
+            id: row.id,
+            name: &row.name,
+            login: &row.login,
+            public_key: machine.key.public(),
+        };
+        match joins::vouch(pool, row.id, machine.key.public(), &self.warrant.vouch(&facts)).await? {
+            Applied::Yes => Ok(()),
+            Applied::Stale => Err(AppError::NotThisHost(machine.name.clone())),
+        }
     }
 
     /// Starts what looks after the keys, the erasures and the trail.
     pub fn start(&self, loops: &Loops) {
+        let joins = Arc::clone(&self.joins);
+        loops.spawn("joins", JOINS_PERIOD, Never, move || {
+            let joins = Arc::clone(&joins);
+            async move { joins.pass().await.map(|_| More::No) }
+        });
         let keeper = Arc::clone(&self.keeper);
         loops.spawn("keys", KEYS_PERIOD, Never, move || {
             let keeper = Arc::clone(&keeper);

@@ -56,6 +56,9 @@ pub enum Command {
     Resume(ResumeArgs),
     /// List the hosts
     Hosts(ListArgs),
+    /// Let a machine join the fleet, join it, or throw one out
+    #[command(subcommand)]
+    Host(super::host::HostCommand),
     /// List jobs, newest first; `jobs why` says why one waits or how it ended
     #[command(args_conflicts_with_subcommands = true, after_help = examples::JOBS)]
     Jobs(JobsArgs),

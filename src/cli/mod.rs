@@ -15,6 +15,7 @@ mod demo;
 mod doctor;
 mod examples;
 mod exit;
+mod host;
 mod hosts;
 mod human;
 mod image;
@@ -43,6 +44,7 @@ use args::{Cli, Command, ServeArgs};
 use clap::{CommandFactory, Parser};
 use client::Admin;
 use exit::{CliError, DONE};
+use host::HostCommand;
 use keys::KeysCommand;
 use out::Look;
 use serde::Serialize;
@@ -84,6 +86,7 @@ fn run(cli: &Cli) -> Result<u8, CliError> {
         Command::Doctor(args) => block_on(doctor::run(args, file, &Look::of_stdout())),
         Command::Service(command) => block_on(service::run(command, file, &Look::of_stdout())),
         Command::Keys(KeysCommand::New { file }) => keys::new(file),
+        Command::Host(HostCommand::Join(args)) => block_on(host::join(&load(file)?, args)),
         command => ask(command, file),
     }
 }
@@ -131,6 +134,7 @@ fn ask(command: &Command, file: Option<&Path>) -> Result<u8, CliError> {
             Command::Status(args) => status::run(&admin, args, &look).await,
             Command::Drain(args) => hosts::drain(&admin, args).await,
             Command::Resume(args) => hosts::resume(&admin, args).await,
+            Command::Host(command) => host::run(&admin, command).await,
             Command::Hosts(args) => hosts::list(&admin, args, &look).await,
             Command::Jobs(args) => jobs::run(&admin, args, &look).await,
             Command::Vms(args) => vms::run(&admin, args, &look).await,

@@ -100,6 +100,9 @@ fn roles(config: &Config, reading: &Reading<'_>) {
     if config.roles.iter().enumerate().any(|(position, role)| config.roles[..position].contains(role)) {
         reading.fault("roles", "names a role twice");
     }
+    if config.is_host() && !config.is_gateway() && config.database.url.is_none() {
+        reading.fault("database.url", "is missing: a host alone works around the gateways' Postgres");
+    }
 }
 
 fn data_dir(config: &Config, reading: &Reading<'_>) {

@@ -11,6 +11,7 @@ use crate::domain::profile::Profile;
 use crate::domain::reason::{VmEnd, Waiting};
 use crate::domain::runner::RunnerState;
 use crate::points::effect;
+use crate::secrets::vouch::JobFacts;
 use crate::secrets::{Column, Lookup};
 use crate::store::audit::Act;
 use crate::store::deliveries::{self, Outcome};
@@ -268,6 +269,17 @@ async fn insert(
         Origin::Matched => labels.iter().map(str::to_owned).collect(),
         Origin::Foreign => Vec::new(),
     };
+    let class = Class::new(told.repository, labels);
+    let mac = keys.vouch_for_job(&JobFacts {
+        id,
+        tenant: told.known.tenant.id,
+        repository: told.repository,
+        lookup: told.lookup.as_bytes(),
+        profile,
+        labels: &kept,
+        class,
+        origin: origin.as_str(),
+    });
     let initiator = told.initiator.map(|login| keys.seal_text(Column::JobInitiator, id.0, login));
     let row = NewJob {
         id,
@@ -280,12 +292,13 @@ async fn insert(
         initiator: initiator.as_ref(),
         profile,
         labels: &kept,
-        class: Class::new(told.repository, labels),
+        class,
         origin,
         state: job::first(told.said),
         conclusion: conclusion(told.job),
         times: times(told),
         vm: told.runner.map(|runner| runner.vm),
+        mac: &mac,
     };
     Ok(job_rows::insert(tx, &row).await?)
 }

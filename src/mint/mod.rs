@@ -8,11 +8,13 @@
 //! Does not: decide which vm serves whom (`dispatch`), or touch a vm's state (`lifecycle`).
 
 mod removal;
+mod warrant;
 
 pub use removal::RemovalReport;
 
 use crate::domain::ids::FleetId;
 use crate::domain::labels::LabelSet;
+use crate::domain::profile::{Platform, Profile};
 use crate::domain::reason::{RunnerEnd, Waiting};
 use crate::domain::runner::{RunnerState, name_prefix};
 use crate::github::{Denial, GitHub, GitHubError, Minted, Removal, Scope};
@@ -20,10 +22,11 @@ use crate::place::{self, Place, PlaceError};
 use crate::points::effect;
 use crate::secrets::package;
 use crate::secrets::sealing::{self, JitContext};
+use crate::secrets::vouch::Warrant;
 use crate::secrets::{Column, KeyRing, Lookup, Sealed, SecretsError};
 use crate::store::audit::{Act, Trail};
 use crate::store::runners::{self, NameFate, Runner};
-use crate::store::{Applied, StoreError, demand, hosts};
+use crate::store::{Applied, StoreError};
 use crate::wake::Wakes;
 use chrono::Utc;
 use futures_util::StreamExt;
@@ -31,6 +34,7 @@ use sqlx::PgPool;
 use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
+use warrant::Standing;
 
 /// How long a gateway may take for one call; then another takes the runner over.
 const MINTING_LEASE: Duration = Duration::from_secs(60);
@@ -53,6 +57,10 @@ pub struct Minter {
     pub github: GitHub,
     /// Every minted runner is in the audit trail.
     pub trail: Trail,
+    /// Whose word on hosts counts.
+    pub warrant: Arc<Warrant>,
+    /// What is on offer, with the guests' platforms.
+    pub profiles: Vec<(Profile, Option<Platform>)>,
     /// In every runner's name.
     pub fleet: FleetId,
     /// This process: holds the lease of a call.
@@ -107,6 +115,9 @@ pub enum MintError {
     /// Where it belongs is not known any more.
     #[error("the runner's place cannot be opened")]
     Place(#[from] PlaceError),
+    /// Rows do not fit each other, or nobody vouches for them.
+    #[error("the rows that ask for the runner are not to be trusted: {0}")]
+    Forged(&'static str),
     /// Its host is gone.
     #[error("the runner's host is not there any more")]
     HostGone,
@@ -158,12 +169,11 @@ impl Minter {
     async fn mint(&self, runner: &Runner) -> Result<Outcome, MintError> {
         let place = self.place(runner).await?;
         self.heal(runner, &place).await?;
-        if !demand::stands(&self.pool, runner.vm).await? {
+        let Standing::Stands(key) = self.standing(runner, &place).await? else {
             let (from, end) = (RunnerState::Minting, RunnerEnd::DemandGone);
             let _ = effect!("mint.void", runners::void(&self.pool, runner.id, from, end).await)?;
             return Ok(Outcome::Voided);
-        }
-        let key = hosts::public_key(&self.pool, runner.host).await?.ok_or(MintError::HostGone)?;
+        };
         let name = self.new_name();
         let lookup = place.keys.lookup(Column::RunnerName, name.as_bytes());
         let sealed = place.keys.seal_text(Column::RunnerName, runner.id.0, &name);
@@ -264,6 +274,9 @@ impl Minter {
 
     async fn put_back(&self, runner: &Runner, error: &MintError) -> Result<(), StoreError> {
         let Retry { wait, fate, trouble } = retry(error, runner.tries);
+        if let MintError::Forged(why) = error {
+            self.record_refusal(runner, why).await?;
+        }
         if let MintError::GitHub(refusal) = error
             && effect!("mint.suspect", place::suspect(&self.pool, runner.tenant, runner.repository, refusal).await)?
         {
@@ -304,6 +317,8 @@ fn retry(error: &MintError, tries: i32) -> Retry {
             settled(SETTING_WAIT, None)
         }
         MintError::GitHub(error) if !error.may_have_happened() => settled(growing, None),
+        // What an earlier try may have left is healed by then.
+        MintError::Forged(_) => settled(SETTING_WAIT, None),
         MintError::GitHub(_)
         | MintError::Store(_)
         | MintError::Secrets(_)

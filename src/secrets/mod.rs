@@ -16,6 +16,7 @@ mod ring;
 pub mod sealing;
 mod source;
 mod tenant;
+pub mod vouch;
 
 pub use audit::AuditKey;
 pub use ring::{KeyRing, create_master_key, wrapped_by};
@@ -126,6 +127,9 @@ pub enum SecretsError {
         /// What it should be.
         expected: &'static str,
     },
+    /// What should be a token is none.
+    #[error("this is no token to join with: `flyci host invite NAME` on a gateway shows one, once")]
+    NotAToken,
     /// The public key of a host is not one.
     #[error("the host's public key is none (32 bytes of X25519 are needed): let the host start again to publish it")]
     HostPublicKey,

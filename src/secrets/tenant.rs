@@ -168,6 +168,10 @@ impl TenantKeys {
         self.lookup(column, &id.to_be_bytes())
     }
 
+    pub(super) fn index_key(&self) -> &[u8] {
+        self.index.as_slice()
+    }
+
     /// Makes the keys of a new tenant.
     pub(super) fn generate(tenant: TenantId) -> Self {
         let data = CipherKey { id: KeyId(*random()), key: random() };

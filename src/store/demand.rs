@@ -204,15 +204,22 @@ async fn still_wants(
 }
 
 async fn remember_claim(db: impl PgExecutor<'_>, tenant: TenantId, profile: &str) -> Result<()> {
-    sqlx::query!(
-        "INSERT INTO lanes (tenant_id, profile, last_claim) VALUES ($1, $2, nextval('claim_order'))
-         ON CONFLICT (tenant_id, profile) DO UPDATE SET last_claim = EXCLUDED.last_claim",
-        tenant.0,
-        profile
-    )
-    .execute(db)
-    .await?;
+    sqlx::query!("SELECT lane_served($1, $2)", tenant.0, profile).execute(db).await?;
     Ok(())
+}
+
+/// How many of its class's vms without a job are no younger than this one, itself among them; `None`: it has no class.
+pub async fn rank(db: impl PgExecutor<'_>, vm: VmId) -> Result<Option<i64>> {
+    Ok(sqlx::query_scalar!(
+        r#"SELECT (SELECT count(*) FROM vms o
+                   WHERE o.class = v.class AND o.state NOT IN ('stopping', 'gone', 'abandoned')
+                     AND (o.bound_at, o.id) <= (v.bound_at, v.id)
+                     AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.vm_id = o.id)) AS "rank!"
+           FROM vms v WHERE v.id = $1 AND v.class IS NOT NULL"#,
+        vm.0
+    )
+    .fetch_optional(db)
+    .await?)
 }
 
 /// True while a vm that has no job is covered by a queued job of its class: of more vms than queued

@@ -122,11 +122,6 @@ pub async fn set_offer(
     Ok(Applied::from_rows(rows))
 }
 
-/// The public key that JIT configs for this host are sealed to.
-pub async fn public_key(db: impl PgExecutor<'_>, id: HostId) -> Result<Option<Vec<u8>>> {
-    Ok(sqlx::query_scalar!("SELECT public_key FROM hosts WHERE id = $1", id.0).fetch_optional(db).await?)
-}
-
 /// True while the host is to take no new work.
 pub async fn is_draining(db: impl PgExecutor<'_>, id: HostId) -> Result<bool> {
     Ok(sqlx::query_scalar!("SELECT draining FROM hosts WHERE id = $1", id.0).fetch_optional(db).await?.unwrap_or(false))

@@ -78,6 +78,8 @@ pub struct NewJob<'a> {
     pub times: Times,
     /// The vm that has it.
     pub vm: Option<VmId>,
+    /// Intake's word on it.
+    pub mac: &'a [u8],
 }
 
 /// Makes a job's row, and forgets its refusal if there was one: in one statement, since this is on the way of every
@@ -87,10 +89,10 @@ pub async fn insert(db: impl PgExecutor<'_>, new: &NewJob<'_>) -> Result<bool> {
         "WITH accepted AS (DELETE FROM refusals WHERE tenant_id = $2 AND github_lookup = $4)
          INSERT INTO jobs (id, tenant_id, repository_id, github_lookup, github_id, run_id, run_attempt, initiator,
                            profile, labels, class, origin, state, reason, conclusion, queued_at,
-                           github_created_at, github_started_at, github_completed_at, ended_at, vm_id)
+                           github_created_at, github_started_at, github_completed_at, ended_at, vm_id, mac)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
                  CASE WHEN $13 = 'queued' THEN clock_timestamp() END, $16, $17, $18,
-                 CASE WHEN $19 THEN clock_timestamp() END, $20)
+                 CASE WHEN $19 THEN clock_timestamp() END, $20, $21)
          ON CONFLICT (tenant_id, github_lookup) DO NOTHING",
         new.id.0,
         new.tenant.0,
@@ -111,7 +113,8 @@ pub async fn insert(db: impl PgExecutor<'_>, new: &NewJob<'_>) -> Result<bool> {
         new.times.started_at,
         new.times.completed_at,
         new.state.is_ended(),
-        new.vm.map(|vm| vm.0)
+        new.vm.map(|vm| vm.0),
+        new.mac
     )
     .execute(db)
     .await?

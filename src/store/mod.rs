@@ -18,6 +18,7 @@ pub mod hosts;
 pub mod image_pins;
 pub mod image_pulls;
 pub mod jobs;
+pub mod joins;
 pub mod keys;
 pub mod lost_jobs;
 pub mod pass_leases;
@@ -29,6 +30,7 @@ pub mod runners;
 pub mod tenants;
 pub mod views;
 pub mod vms;
+pub mod vouched;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, Executor, PgConnection, PgPool};
@@ -50,7 +52,7 @@ const VACUUM_TIMEOUT_MS: u32 = 600_000;
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
 /// The newest schema that this version writes.
-const SCHEMA: i32 = 2;
+const SCHEMA: i32 = 3;
 
 /// Whether a guarded write found what it expected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,6 +84,11 @@ pub enum StoreError {
         "the database has schema {found}, readable from version {min_reader} on; this flyci knows {ours}: install the flyci that migrated it, or a later one"
     )]
     TooNew { found: i32, min_reader: i32, ours: i32 },
+    /// The database is of an earlier version, and this process may not bring it forward.
+    #[error(
+        "the database has schema {found}, and this flyci needs {ours}: start a gateway of this version first, it brings the schema forward"
+    )]
+    TooOld { found: i32, ours: i32 },
     /// The database was migrated by a later version.
     #[error(
         "the database is of a newer version: its migration {0} is not one of this flyci's; install the flyci that migrated it, or a later one (nothing was changed)"
@@ -103,7 +110,12 @@ impl StoreError {
             Self::Database(
                 sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Tls(_),
             ) => true,
-            Self::Database(_) | Self::Migrate(_) | Self::TooNew { .. } | Self::Newer(_) | Self::Denied(_) => false,
+            Self::Database(_)
+            | Self::Migrate(_)
+            | Self::TooNew { .. }
+            | Self::TooOld { .. }
+            | Self::Newer(_)
+            | Self::Denied(_) => false,
         }
     }
 }
@@ -170,6 +182,21 @@ async fn migrate_with(pool: &PgPool) -> Result<()> {
     })
 }
 
+/// Makes sure that the database has the schema that this version works with: for a host, which does not migrate.
+///
+/// # Errors
+/// When the database is away, too old or too new.
+pub async fn check_schema(pool: &PgPool) -> Result<()> {
+    let fleet = fleet::find_schema(pool).await?.unwrap_or(fleet::Schema { schema: 0, min_reader: 0 });
+    if fleet.min_reader > SCHEMA {
+        return Err(StoreError::TooNew { found: fleet.schema, min_reader: fleet.min_reader, ours: SCHEMA });
+    }
+    if fleet.schema < SCHEMA {
+        return Err(StoreError::TooOld { found: fleet.schema, ours: SCHEMA });
+    }
+    Ok(())
+}
+
 /// What is done as the tables' owner, which serves nobody: a connection of its own for each time.
 #[derive(Clone, Debug)]
 pub struct Maintenance(PgConnectOptions);
@@ -216,7 +243,10 @@ pub async fn connect(options: &PgConnectOptions, role: Role, max_connections: u3
                 Ok(())
             })
         })
-        .connect_with(options.clone())
-        .await?;
-    Ok(pool)
+        .connect_with(options.clone());
+    match pool.await {
+        // As above.
+        Err(sqlx::Error::PoolTimedOut) => Err(why_away(options).await),
+        pool => Ok(pool?),
+    }
 }

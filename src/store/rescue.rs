@@ -23,9 +23,15 @@ pub struct Beat {
     pub seq: i64,
 }
 
-/// Every host's last beat.
+/// The last beat of every host that has vms.
 pub async fn beats(db: impl PgExecutor<'_>) -> Result<Vec<Beat>> {
-    Ok(sqlx::query_as!(Beat, r#"SELECT id AS "host: HostId", session, seq FROM hosts"#).fetch_all(db).await?)
+    Ok(sqlx::query_as!(
+        Beat,
+        r#"SELECT id AS "host: HostId", session, seq FROM hosts h
+           WHERE EXISTS (SELECT 1 FROM vms v WHERE v.host_id = h.id AND v.state <> 'gone')"#
+    )
+    .fetch_all(db)
+    .await?)
 }
 
 /// Holds the host's row until the transaction ends, if it has said nothing since.
@@ -88,4 +94,28 @@ pub async fn stranded(db: impl PgExecutor<'_>, host: HostId, patience: Duration)
         is_answer_old: row.is_answer_old,
     });
     Ok(stranded.collect())
+}
+
+/// Hosts that were thrown out, and have vms still.
+pub async fn revoked(db: impl PgExecutor<'_>) -> Result<Vec<Beat>> {
+    Ok(sqlx::query_as!(
+        Beat,
+        r#"SELECT id AS "host: HostId", session, seq FROM hosts h WHERE revoked_at IS NOT NULL
+           AND EXISTS (SELECT 1 FROM vms v WHERE v.host_id = h.id AND v.state <> 'gone')"#
+    )
+    .fetch_all(db)
+    .await?)
+}
+
+/// Writes off the vms of a host that was thrown out, once nothing is left to decide about them: nobody will tell of
+/// their end. What may be left of them on its machine, a daemon that comes back there destroys as orphans.
+pub async fn write_off(db: impl PgExecutor<'_>, host: HostId) -> Result<u64> {
+    Ok(sqlx::query!(
+        "UPDATE vms SET state = 'gone', reason = coalesce(reason, 'abandoned'), gone_at = clock_timestamp()
+         WHERE host_id = $1 AND state IN ('abandoned', 'stopping')",
+        host.0
+    )
+    .execute(db)
+    .await?
+    .rows_affected())
 }

@@ -14,6 +14,7 @@
 //! | [`rollouts`] | gateway | updates of images, by what their canary has shown |
 //! | [`images`] | host | images that nothing needs |
 //! | [`erase`] | gateway | tenants that are to be forgotten |
+//! | [`joins`] | gateway | hosts that ask to join |
 //! | [`keys`] | gateway | the master key: rotated, and destroyed when nothing needs it |
 //! | [`prune`] | gateway | rows beyond their retention |
 //! | [`trail`] | gateway | the audit trail: heads told, old rows removed, the chain verified |
@@ -26,6 +27,7 @@ pub mod erase;
 pub mod follow;
 pub mod holds;
 pub mod images;
+pub mod joins;
 pub mod keys;
 mod log;
 pub mod prune;

@@ -13,6 +13,9 @@
 //! The registration is the fence: a host that is not dead, but cut off, cannot run a job that another runs too. It
 //! destroys what was abandoned, and takes up what is unreachable, before it starts anything (`dispatch`).
 //!
+//! A host that was revoked is treated as silent at once, and its vms are written off as soon as nothing is left to
+//! decide about them.
+//!
 //! Does not: end a vm's process (its host alone can), or speak to GitHub. One gateway does it at a time; another one
 //! that takes over counts from its own first look.
 
@@ -98,7 +101,11 @@ impl Rescue {
         let silent = self.watch().observe(now, &beats);
         for beat in silent {
             report.silent += 1;
-            self.rescue(beat, &mut report).await?;
+            self.rescue(beat, Belief::Silent, &mut report).await?;
+        }
+        // Nothing that they say counts any more: they are not waited for.
+        for beat in rescue::revoked(&self.pool).await? {
+            self.rescue(beat, Belief::Revoked, &mut report).await?;
         }
         Ok(report)
     }
@@ -107,8 +114,8 @@ impl Rescue {
         self.watch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Decides about the vms of one silent host, unless it speaks.
-    async fn rescue(&self, beat: Beat, report: &mut RescueReport) -> Result<(), StoreError> {
+    /// Decides about the vms of one host, unless it speaks.
+    async fn rescue(&self, beat: Beat, belief: Belief, report: &mut RescueReport) -> Result<(), StoreError> {
         let mut tx = self.pool.begin().await?;
         if !rescue::hold(&mut tx, beat).await? {
             return Ok(());
@@ -117,6 +124,9 @@ impl Rescue {
         let mut done = RescueReport::default();
         for vm in rescue::stranded(&mut *tx, beat.host, ASK_AGAIN).await? {
             apply(&mut tx, fence, &vm, judge(&vm), &mut done).await?;
+        }
+        if belief == Belief::Revoked {
+            rescue::write_off(&mut *tx, beat.host).await?;
         }
         effect!("upkeep.rescue", tx.commit().await)?;
         if done != RescueReport::default() {
@@ -139,6 +149,15 @@ impl Rescue {
         self.wakes.removal.notify_one();
         self.wakes.doubt.notify_one();
     }
+}
+
+/// Why a host's vms are decided about by somebody else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Belief {
+    /// It is not heard of, and may come back.
+    Silent,
+    /// It was thrown out: nobody will tell of its vms' end.
+    Revoked,
 }
 
 /// What is decided about a vm of a silent host.

@@ -2,7 +2,8 @@
 //! checkpoint, and verifies it.
 
 use crate::points::effect;
-use crate::secrets::{KeyRing, SecretsError};
+use crate::secrets::vouch::Warrant;
+use crate::secrets::{AuditKey, KeyRing, SecretsError};
 use crate::store::StoreError;
 use crate::store::audit::{self, Act, CHECKPOINT, Entry, Head, Trail, UNKEYED};
 use chrono::{DateTime, Duration, Utc};
@@ -32,6 +33,18 @@ pub enum TrailError {
 /// # Errors
 /// When the database is away, or the key was wrapped by a master key that is not at hand.
 pub async fn open(pool: &PgPool, ring: &KeyRing, name: &str) -> Result<Trail, TrailError> {
+    Ok(Trail::of_gateway(name, key(pool, ring).await?))
+}
+
+/// What the gateways of a fleet vouch for hosts by.
+///
+/// # Errors
+/// As [`open`].
+pub async fn warrant(pool: &PgPool, ring: &KeyRing) -> Result<Warrant, TrailError> {
+    Ok(Warrant::of(&key(pool, ring).await?))
+}
+
+async fn key(pool: &PgPool, ring: &KeyRing) -> Result<AuditKey, TrailError> {
     let (id, wrapped) = match audit::find_key(pool).await? {
         Some(found) => found,
         None => {
@@ -41,7 +54,7 @@ pub async fn open(pool: &PgPool, ring: &KeyRing, name: &str) -> Result<Trail, Tr
             audit::find_key(pool).await?.ok_or_else(|| StoreError::from(sqlx::Error::RowNotFound))?
         }
     };
-    Ok(Trail::of_gateway(name, ring.open_audit_key(id, &wrapped)?))
+    Ok(ring.open_audit_key(id, &wrapped)?)
 }
 
 /// Keeps the trail.

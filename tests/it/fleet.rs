@@ -18,7 +18,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_secs(10);
 /// A gateway, and two hosts with one slot each, of which the first runs.
 async fn two_hosts() -> (World, Host, Host) {
     let world = World::with(Setup { gateway_alone: true, ..Setup::default() }).await;
-    let (mut first, second) = (world.host("first", 1), world.host("second", 1));
+    let (mut first, second) = (world.host("first", 1).await, world.host("second", 1).await);
     first.start().await;
     (world, first, second)
 }
@@ -236,7 +236,7 @@ async fn a_host_that_speaks_at_the_last_moment_keeps_its_vms() {
 #[tokio::test]
 async fn a_returning_host_begins_nothing_before_the_abandoned_is_destroyed() {
     let world = World::with(Setup { gateway_alone: true, ..Setup::default() }).await;
-    let mut host = world.host("first", 2);
+    let mut host = world.host("first", 2).await;
     host.start().await;
     let job = world.queue_held_on(&host).await;
     host.stop().await;
@@ -259,12 +259,14 @@ async fn a_returning_host_begins_nothing_before_the_abandoned_is_destroyed() {
 #[tokio::test]
 async fn a_beat_between_the_look_and_the_word_takes_the_word_back() {
     let (world, mut first, second) = two_hosts().await;
+    world.queue_held_on(&first).await;
     first.stop().await;
     let beat = rescue::beats(&world.db.gateway).await.expect("beats")[0];
     let mut word = world.db.gateway.begin().await.expect("a transaction");
     assert!(rescue::hold(&mut word, beat).await.expect("an answer"));
     // The host speaks now: it waits for what is decided about it.
-    let beats = hosts::beat(&world.db.host, beat.host, beat.session);
+    let pool = first.pool().await;
+    let beats = hosts::beat(&pool, beat.host, beat.session);
     let word_first = async {
         tokio::task::yield_now().await;
         word.commit().await.expect("the word is given");
@@ -275,6 +277,8 @@ async fn a_beat_between_the_look_and_the_word_takes_the_word_back() {
     assert!(!rescue::hold(&mut late, beat).await.expect("an answer"), "it has spoken since");
     drop(late);
     first.start().await;
+    first.machines.heal(Step::Ready);
+    world.jobs_are(&["done"]).await;
     first.nothing_is_left(&world).await;
     second.nothing_is_left(&world).await;
     world.nothing_is_left().await;

@@ -13,6 +13,11 @@ const MODULES: &[&str] = &["src/intake/", "src/dispatch/", "src/mint/", "src/lif
 /// Files of them whose effects are no points, and why.
 const BESIDE: &[(&str, &str)] = &[
     ("src/upkeep/follow.rs", "images are fetched beside the jobs; what breaks that off is played in tests/images"),
+    ("src/upkeep/joins.rs", "who belongs to the fleet; no job, vm or registration depends on its end"),
+    (
+        "src/mint/warrant.rs",
+        "rows that intake never wrote are removed and refusals written down; no story has such rows",
+    ),
     ("src/upkeep/rollouts.rs", "which image a tag stands for; no job, vm or registration depends on its end"),
 ];
 /// How they call whom they have things done by, and what of that only reads.

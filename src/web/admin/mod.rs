@@ -10,6 +10,7 @@ mod hosts;
 mod images;
 mod input;
 mod jobs;
+mod joins;
 mod keys;
 mod ledger;
 mod names;
@@ -28,6 +29,7 @@ use crate::domain::ids::FleetId;
 use crate::domain::profile::Profile;
 use crate::metrics::Metrics;
 use crate::secrets::KeyRing;
+use crate::secrets::vouch::Warrant;
 use crate::store::audit::{Act, Trail};
 use crate::troubles::Troubles;
 use crate::upkeep::erase::Eraser;
@@ -76,6 +78,8 @@ pub struct AdminState {
     pub ring: Arc<KeyRing>,
     /// Where changes are written down.
     pub trail: Trail,
+    /// Makes the tokens by which hosts join.
+    pub warrant: Arc<Warrant>,
     /// Rotates the master key.
     pub keeper: Arc<Keeper>,
     /// Forgets tenants.
@@ -97,7 +101,7 @@ pub struct AdminState {
 }
 
 /// Every route of the API, with its methods; `{}` is a path parameter's place.
-pub const ROUTES: [(&str, &str); 30] = [
+pub const ROUTES: [(&str, &str); 32] = [
     ("GET", "/api/v1/status"),
     ("GET", "/api/v1/jobs"),
     ("GET", "/api/v1/jobs/{id}/why"),
@@ -109,6 +113,8 @@ pub const ROUTES: [(&str, &str); 30] = [
     ("POST", "/api/v1/hosts/resume"),
     ("POST", "/api/v1/hosts/{name}/drain"),
     ("POST", "/api/v1/hosts/{name}/resume"),
+    ("POST", "/api/v1/hosts/{name}/invite"),
+    ("POST", "/api/v1/hosts/{name}/revoke"),
     ("GET", "/api/v1/tenants"),
     ("POST", "/api/v1/tenants/{account}/approve"),
     ("POST", "/api/v1/tenants/{account}/suspend"),
@@ -145,6 +151,8 @@ pub fn router(state: AdminState) -> Router {
         .route("/hosts/resume", post(hosts::resume_all))
         .route("/hosts/{name}/drain", post(hosts::drain))
         .route("/hosts/{name}/resume", post(hosts::resume))
+        .route("/hosts/{name}/invite", post(joins::invite))
+        .route("/hosts/{name}/revoke", post(joins::revoke))
         .route("/tenants", get(tenants::list))
         .route("/tenants/{account}/approve", post(tenants::approve))
         .route("/tenants/{account}/suspend", post(tenants::suspend))

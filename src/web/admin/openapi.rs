@@ -67,6 +67,10 @@ fn operation(schemas: &mut SchemaGenerator, method: &str, path: &str) -> Option<
         ("POST", "/hosts/{name}/drain") => Operation::changes(s, "A host takes no new work").body::<api::Drain>(s),
         ("POST", "/hosts/resume") => Operation::changes(s, "Every host takes work again"),
         ("POST", "/hosts/{name}/resume") => Operation::changes(s, "A host takes work again"),
+        ("POST", "/hosts/{name}/invite") => {
+            Operation::reads::<api::Invitation>(s, "Lets a machine join the fleet").body::<api::Invite>(s)
+        }
+        ("POST", "/hosts/{name}/revoke") => Operation::changes(s, "Throws a machine out of the fleet"),
         ("GET", "/tenants") => Operation::reads::<Page<Tenant>>(s, "The accounts that installed the App"),
         ("POST", "/tenants/{account}/approve") => Operation::changes(s, "Serves an account"),
         ("POST", "/tenants/{account}/suspend") => Operation::changes(s, "Serves an account no more"),

@@ -13,7 +13,12 @@ use flyci::errors::chain;
 use flyci::github::GitHub;
 use flyci::guest::RunnerEnd;
 use flyci::hypervisor::fake::{FakeHypervisor, FakeOptions, FakeRunner, Fault, Step};
+use flyci::secrets::KeyRing;
+use flyci::secrets::vouch::{self, JoinToken, Warrant};
+use flyci::store::{self, Role, joins};
+use flyci::upkeep::trail;
 use secrecy::{ExposeSecret, SecretString};
+use sqlx::PgPool;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -64,7 +69,9 @@ pub struct World {
 /// Another host of the fleet: a daemon and a machine of its own.
 pub struct Host {
     pub machines: Arc<FakeHypervisor>,
-    config: Config,
+    /// Its login of the database.
+    pub login: String,
+    pub config: Config,
     daemon: Option<Daemon>,
 }
 
@@ -72,6 +79,20 @@ impl Host {
     /// Starts its daemon, again.
     pub async fn start(&mut self) {
         self.daemon = Some(start_with(&self.config, &self.machines).await);
+    }
+
+    /// Acts as its daemon does.
+    pub async fn pool(&self) -> PgPool {
+        let url = self.config.database.url.as_ref().expect("it has one").expose();
+        store::connect(&url.parse().expect("a URL"), Role::Host, 2).await.expect("its login may be a host")
+    }
+
+    /// Why its daemon does not start.
+    pub async fn refusal(&self) -> String {
+        match Daemon::start(&self.config, overrides(&self.machines)).await {
+            Ok(_) => panic!("it started"),
+            Err(error) => chain(&error).to_string(),
+        }
     }
 
     /// Stops its daemon; its machines go on. For the others it falls silent.
@@ -131,12 +152,40 @@ impl World {
         self.daemon = Some(start(&self.config, &self.machines, &self.github).await);
     }
 
-    /// Another host, with this number of slots; its daemon is not started yet.
-    pub fn host(&self, name: &str, slots: u32) -> Host {
-        let text = host_text(name, slots, &self.db);
+    /// Another host that has joined, with this number of slots and a login of its own; its daemon is not started yet.
+    pub async fn host(&self, name: &str, slots: u32) -> Host {
+        let host = self.stranger(name, slots).await;
+        let token = self.invite(name, &host.login).await;
+        let joined = flyci::app::join(&host.config, &token).await;
+        joined.unwrap_or_else(|error| panic!("{}", chain(&error)));
+        host
+    }
+
+    /// A host that has a login of the database, and has not joined.
+    pub async fn stranger(&self, name: &str, slots: u32) -> Host {
+        // Logins are the cluster's, which the tests share.
+        let login = format!("flyci_host_{}", uuid::Uuid::new_v4().simple());
+        self.execute(&format!("CREATE ROLE {login} LOGIN NOINHERIT IN ROLE flyci_host")).await;
+        let url = self.db.url.replacen("//flyci@", &format!("//{login}@"), 1);
+        let text = host_text(name, slots, &url);
         let config = Config::from_toml(&text, self.folder.path()).unwrap_or_else(|faults| panic!("{faults}"));
         let machines = FakeHypervisor::new(FakeOptions::default(), Arc::clone(&self.runners) as Arc<dyn FakeRunner>);
-        Host { machines, config, daemon: None }
+        Host { machines, login, config, daemon: None }
+    }
+
+    /// What the gateways vouch for hosts by.
+    pub async fn warrant(&self) -> Warrant {
+        let ring = KeyRing::open(&self.folder.path().join("data/master.key")).expect("the gateway's master key");
+        trail::warrant(&self.db.gateway, &ring).await.expect("the trail's key opens")
+    }
+
+    /// Lets a host join, as `flyci host invite` does.
+    pub async fn invite(&self, name: &str, login: &str) -> JoinToken {
+        let nonce = vouch::nonce();
+        let mut tx = self.db.gateway.begin().await.expect("a transaction");
+        let until = joins::invite(&mut tx, name, login, &nonce, 15).await.expect("it is invited");
+        tx.commit().await.expect("it is committed");
+        self.warrant().await.token(name, login, &nonce, until)
     }
 
     /// The hosts of the live vms, and the vms' states.
@@ -325,9 +374,12 @@ pub fn working_for(time: Duration) -> Behaviour {
     Behaviour::working(Work::For(time, Conclusion::Success))
 }
 
+fn overrides(machines: &Arc<FakeHypervisor>) -> Overrides {
+    Overrides { hypervisor: Some(Arc::clone(machines) as Arc<dyn flyci::hypervisor::Hypervisor>) }
+}
+
 async fn start_with(config: &Config, machines: &Arc<FakeHypervisor>) -> Daemon {
-    let overrides = Overrides { hypervisor: Some(Arc::clone(machines) as Arc<dyn flyci::hypervisor::Hypervisor>) };
-    Daemon::start(config, overrides).await.unwrap_or_else(|error| panic!("{}", chain(&error)))
+    Daemon::start(config, overrides(machines)).await.unwrap_or_else(|error| panic!("{}", chain(&error)))
 }
 
 async fn start(config: &Config, machines: &Arc<FakeHypervisor>, github: &FakeGitHub) -> Daemon {
@@ -401,7 +453,7 @@ image = "any"
     Config::from_toml(&text, folder.path()).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
-fn host_text(name: &str, slots: u32, db: &TestDatabase) -> String {
+fn host_text(name: &str, slots: u32, url: &str) -> String {
     format!(
         r#"
 data_dir = "data-{name}"
@@ -421,6 +473,6 @@ memory = "128MB"
 disk_free = "1GB"
 image = "any"
 "#,
-        database = db.url,
+        database = url,
     )
 }
