@@ -1,8 +1,12 @@
-//! Asks GitHub about the App: whether it knows the key, and whether the App has what flyci needs.
+//! The client that speaks to GitHub as the App, and what is asked about the App itself: whether GitHub knows the key, and
+//! whether the App has what flyci needs.
 
+use super::AppError;
 use crate::api::Trouble;
+use crate::config::{self, Config};
 use crate::errors::chain;
-use crate::github::{App, GitHub, GitHubError, Scope, missing_events, missing_permissions};
+use crate::github::{App, GitHub, GitHubError, OnCall, Scope, missing_events, missing_permissions};
+use crate::metrics::Metrics;
 use crate::troubles::Troubles;
 use crate::web::Readiness;
 use std::sync::Arc;
@@ -77,4 +81,42 @@ fn hears_not(app: &App) -> Option<Trouble> {
         evidence: format!("it does not subscribe to {}", missing.join(", ")),
         fix: "tick \"Workflow job\" in the App's settings (Permissions & events, Subscribe to events)".to_owned(),
     })
+}
+
+/// The client that speaks to GitHub as the App; its calls are counted in `metrics`.
+///
+/// # Errors
+/// A file of the configuration cannot be read, or an option is wrong.
+pub fn github_client(
+    config: &Config,
+    section: &config::Github,
+    metrics: Option<&Arc<Metrics>>,
+) -> Result<GitHub, AppError> {
+    let ca_pem = match &section.ca_file {
+        Some(path) => Some(std::fs::read(path).map_err(|source| AppError::Read {
+            key: "github.ca_file",
+            path: path.clone(),
+            source,
+        })?),
+        None => None,
+    };
+    let private_key = super::gateway::read_secret("github.private_key_file", &section.private_key_file)?;
+    let previous_private_key = section
+        .previous_private_key_file
+        .as_deref()
+        .map(|path| super::gateway::read_secret("github.previous_private_key_file", path))
+        .transpose()?;
+    Ok(GitHub::new(&crate::github::Options {
+        api_url: section.api_url.as_str().to_owned(),
+        app_id: section.app_id,
+        private_key,
+        previous_private_key,
+        ca_pem,
+        proxy_url: section.proxy_url.as_ref().map(|url| url.expose().to_owned().into()),
+        user_agent: concat!("flyci/", env!("CARGO_PKG_VERSION")).to_owned(),
+        public_repositories: config.tenants.public_repositories,
+        on_call: metrics
+            .cloned()
+            .map(|metrics| -> OnCall { Arc::new(move |route, status, took| metrics.github_call(route, status, took)) }),
+    })?)
 }

@@ -28,13 +28,14 @@ mod signals;
 mod upkeep;
 mod vault;
 
+pub use github::github_client;
 pub use joining::{Joined, join};
 pub use upkeep::Upkeep;
 
 use crate::config::{Config, ConfigFaults, HypervisorKind};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::domain::ids::FleetId;
-use crate::github::{GitHub, OnCall, OptionsError};
+use crate::github::OptionsError;
 use crate::hypervisor::Hypervisor;
 use crate::intake::Intake;
 use crate::lifecycle::Machine;
@@ -481,42 +482,4 @@ fn open_ring(config: &Config) -> Result<Arc<KeyRing>, AppError> {
 /// It does not run here, or the machine lacks what it needs.
 pub fn hypervisor(config: &Config) -> Result<Arc<dyn Hypervisor>, AppError> {
     host::hypervisor(config, &Arc::default()).map(|(hypervisor, _)| hypervisor)
-}
-
-/// The client that speaks to GitHub as the App; its calls are counted in `metrics`.
-///
-/// # Errors
-/// A file of the configuration cannot be read, or an option is wrong.
-pub fn github_client(
-    config: &Config,
-    section: &crate::config::Github,
-    metrics: Option<&Arc<Metrics>>,
-) -> Result<GitHub, AppError> {
-    let ca_pem = match &section.ca_file {
-        Some(path) => Some(std::fs::read(path).map_err(|source| AppError::Read {
-            key: "github.ca_file",
-            path: path.clone(),
-            source,
-        })?),
-        None => None,
-    };
-    let private_key = gateway::read_secret("github.private_key_file", &section.private_key_file)?;
-    let previous_private_key = section
-        .previous_private_key_file
-        .as_deref()
-        .map(|path| gateway::read_secret("github.previous_private_key_file", path))
-        .transpose()?;
-    Ok(GitHub::new(&crate::github::Options {
-        api_url: section.api_url.as_str().to_owned(),
-        app_id: section.app_id,
-        private_key,
-        previous_private_key,
-        ca_pem,
-        proxy_url: section.proxy_url.as_ref().map(|url| url.expose().to_owned().into()),
-        user_agent: concat!("flyci/", env!("CARGO_PKG_VERSION")).to_owned(),
-        public_repositories: config.tenants.public_repositories,
-        on_call: metrics
-            .cloned()
-            .map(|metrics| -> OnCall { Arc::new(move |route, status, took| metrics.github_call(route, status, took)) }),
-    })?)
 }

@@ -70,8 +70,8 @@ async fn a_host_reads_what_it_must_count_and_no_more() {
 
 #[tokio::test]
 async fn a_host_writes_its_own_rows_and_no_more() {
-    let (mut world, first, second) = fleet().await;
-    let (own, other) = (first.pool().await, second.pool().await);
+    let (mut world, _first, second) = fleet().await;
+    let other = second.pool().await;
     let id = |name: &str| format!("(SELECT id FROM hosts WHERE name = '{name}')");
     let ids = world.texts("SELECT id::text FROM hosts WHERE name = 'first'").await;
     let (vm, job) = (world.texts("SELECT id::text FROM vms").await, world.texts("SELECT id::text FROM jobs").await);
@@ -123,7 +123,14 @@ async fn a_host_writes_its_own_rows_and_no_more() {
     let lanes = world.texts("SELECT last_claim::text FROM lanes").await;
     assert_eq!(rows(&other, &format!("SELECT lane_served('{}', 'flyci-test')", tenant[0])).await, Some(1));
     assert_eq!(world.texts("SELECT last_claim::text FROM lanes").await, lanes, "it has bound no vm of theirs");
-    // The same by whom it is allowed to: the statements are not refused for another reason.
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_runner_is_for_and_an_operators_word_a_host_does_not_change_of_its_own_rows() {
+    let (mut world, first, _second) = fleet().await;
+    let (own, job) = (first.pool().await, world.texts("SELECT id::text FROM jobs").await);
+    // By whom it is allowed to: the statements are not refused for another reason.
     for done in [
         "UPDATE vms SET release_asked_at = now()".to_owned(),
         "UPDATE hosts SET seq = seq + 1".to_owned(),
