@@ -15,13 +15,17 @@ use tokio::net::UnixListener;
 const KEY_BITS: usize = 1024;
 
 /// Every command, as its `--help` is asked for.
-const COMMANDS: [&str; 47] = [
+const COMMANDS: [&str; 51] = [
     "",
     "serve",
     "status",
     "drain",
     "resume",
     "hosts",
+    "host",
+    "host invite",
+    "host join",
+    "host revoke",
     "jobs",
     "jobs why",
     "vms",

@@ -16,6 +16,9 @@ mod channel;
 #[path = "support/daemon.rs"]
 mod daemon;
 mod disk;
+mod fleet;
+#[path = "support/fleet.rs"]
+mod fleet_world;
 mod isolation;
 mod jobs;
 mod life;
