@@ -84,6 +84,8 @@ async fn a_log_longer_than_one_pass_is_read_on_where_it_was_left() {
 #[tokio::test]
 async fn of_two_gateways_one_reads_the_log() {
     let world = World::new().await;
+    let taken = "SELECT pass FROM pass_leases WHERE pass IN ('redeliver', 'backfill', 'registrations')";
+    world.until("each pass was made once", async || world.texts(taken).await.len() == 3).await;
     world
         .execute("UPDATE pass_leases SET holder = gen_random_uuid(), until = clock_timestamp() + interval '1 hour'")
         .await;

@@ -19,7 +19,7 @@ use uuid::Uuid;
 /// Rows of a part.
 const PART: i64 = 500;
 /// Values that say nothing of the account, and help whoever has the keys: left out.
-const LEFT_OUT: [&str; 5] = ["wrapped_keys", "sealed_jit", "lookup", "previous", "hash"];
+const LEFT_OUT: [&str; 6] = ["wrapped_keys", "sealed_jit", "lookup", "mac", "previous", "hash"];
 
 /// `POST /tenants/{account}/export`
 pub async fn export(
