@@ -16,9 +16,6 @@ mod channel;
 #[path = "support/daemon.rs"]
 mod daemon;
 mod disk;
-mod fleet;
-#[path = "support/fleet.rs"]
-mod fleet_world;
 mod isolation;
 mod jobs;
 mod life;

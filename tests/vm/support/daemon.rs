@@ -172,11 +172,11 @@ impl World {
 /// A port at which steps wait until the story lets them go on: whoever comes there runs inside a VM.
 pub struct Gate {
     listener: tokio::net::TcpListener,
-    pub port: u16,
+    port: u16,
 }
 
 impl Gate {
-    pub async fn open() -> Self {
+    async fn open() -> Self {
         let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a listener");
         let port = listener.local_addr().expect("an address").port();
         Self { listener, port }
@@ -244,7 +244,7 @@ impl Drop for Daemon {
     }
 }
 
-pub fn flyci(root: &Path, arguments: &[&str]) -> Command {
+fn flyci(root: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flyci"));
     command.args(arguments).arg("--config").arg(root.join("flyci.toml"));
     command
@@ -258,11 +258,11 @@ fn is_ready(root: &Path) -> bool {
 }
 
 /// The story's directory. With it go the machines that are left, and images, which are read-only.
-pub struct Directory(pub TempDir);
+struct Directory(TempDir);
 
 impl Directory {
     /// Below `/tmp`, for the path of a socket must be short.
-    pub fn new() -> Self {
+    fn new() -> Self {
         Self(tempfile::Builder::new().prefix("flyci-vm-").tempdir_in("/tmp").expect("a directory"))
     }
 
@@ -292,7 +292,7 @@ fn make_writable(directory: &Path) {
     }
 }
 
-pub fn machines(data: &Path) -> Vec<u32> {
+fn machines(data: &Path) -> Vec<u32> {
     let home = data.join("vms").display().to_string();
     let named = process_files("cmdline").filter(|(_, text)| contains(text, &home));
     named.map(|(pid, _)| pid).collect()
@@ -327,11 +327,11 @@ fn files_with(directory: &Path, text: &str) -> Vec<String> {
     found
 }
 
-pub fn contains(bytes: &[u8], text: &str) -> bool {
+fn contains(bytes: &[u8], text: &str) -> bool {
     memchr::memmem::find(bytes, text.as_bytes()).is_some()
 }
 
-pub async fn github() -> (FakeGitHub, u16) {
+async fn github() -> (FakeGitHub, u16) {
     let port = free_port();
     let options = Options {
         listen: (Ipv4Addr::LOCALHOST, port).into(),
@@ -342,13 +342,13 @@ pub async fn github() -> (FakeGitHub, u16) {
     (FakeGitHub::start(options).await.expect("the simulated GitHub starts"), port)
 }
 
-pub fn free_port() -> u16 {
+fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("an address").port()
 }
 
 /// Writes the App's secrets and a certificate for the webhook's address, which GitHub is told of.
-pub fn certify(root: &Path, github: &FakeGitHub, web: u16) {
+fn certify(root: &Path, github: &FakeGitHub, web: u16) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
     private(&root.join("tls.key"), made.signing_key.serialize_pem().as_bytes());
     private(&root.join("tls.pem"), made.cert.pem().as_bytes());
@@ -359,13 +359,13 @@ pub fn certify(root: &Path, github: &FakeGitHub, web: u16) {
     github.set_webhook(&url, Some(&made.cert.pem())).expect("webhooks can be delivered");
 }
 
-pub fn private(path: &Path, content: &[u8]) {
+fn private(path: &Path, content: &[u8]) {
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     file.and_then(|mut file| file.write_all(content)).expect("it is written");
 }
 
 /// A runner's directory: the small runner for guests with its `run.sh`, or with another.
-pub fn runner(directory: &Path, run: Option<&str>) {
+fn runner(directory: &Path, run: Option<&str>) {
     let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
     let built = Path::new(env!("CARGO_BIN_EXE_flyci")).ancestors().nth(2).expect("cargo's target directory");
     let program = built.join(&target).join("agent/fake-runner");
