@@ -37,9 +37,14 @@ pub async fn run() {
     let reference: Reference = format!("{place}/bench/image:1").parse().expect("a reference");
     let maker = ImageStore::open(&root.path().join("maker")).expect("a store");
     let image = import_bundle(&maker, &bundle(root.path()), "bench").expect("imported");
+    // What is measured next is all that has to fit on the disk.
+    let gone = |name: &str| std::fs::remove_dir_all(root.path().join(name)).expect("removed");
+    gone("bundle");
     push(&maker, &image, &reference, &Options::default(), CHUNK, &Progress::default()).await.expect("pushed");
+    gone("maker");
 
     let (pulled, peak) = pull(root.path(), &reference);
+    gone("host");
     let (copied, decoded) = (copy(root.path(), &reference), decode(root.path()));
     let rate = |seconds: f64| format!("{:.0}", DISK as f64 / 1e6 / seconds);
     let mut table = Table::new(&["an image of 4 GiB, a quarter of it holes", "s", "MB of disk/s"]);
