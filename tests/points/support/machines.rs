@@ -11,6 +11,7 @@ use secrecy::ExposeSecret;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -31,6 +32,7 @@ enum Call {
     Ended(VmId),
     Destroy(VmId),
     Ready(VmId),
+    Reached(VmId, Vec<SocketAddrV4>),
     Probe(VmId, String),
     Start(VmId, Start),
     Wait(VmId, String),
@@ -92,6 +94,9 @@ async fn act(machines: &FakeHypervisor, call: Call) -> Result<Value, String> {
         }
         Call::Destroy(vm) => done(machines.destroy(vm).await),
         Call::Ready(vm) => machines.guest(vm).ready().await.map(|()| Value::Null).map_err(failed),
+        Call::Reached(vm, targets) => {
+            machines.guest(vm).reached(&targets).await.map(|reached| json!(reached)).map_err(failed)
+        }
         Call::Probe(vm, runner) => machines.guest(vm).probe(&runner).await.map_err(failed).map(|probe| match probe {
             RunnerProbe::Absent => json!("absent"),
             RunnerProbe::Alive => json!("alive"),
@@ -205,6 +210,10 @@ struct RemoteGuest {
 impl Guest for RemoteGuest {
     async fn ready(&self) -> Result<(), GuestError> {
         self.machines.call(&Call::Ready(self.vm)).await.map_err(GuestError::Unreachable)
+    }
+
+    async fn reached(&self, targets: &[SocketAddrV4]) -> Result<Vec<SocketAddrV4>, GuestError> {
+        self.machines.call(&Call::Reached(self.vm, targets.to_vec())).await.map_err(GuestError::Unreachable)
     }
 
     async fn probe(&self, runner: &str) -> Result<RunnerProbe, GuestError> {
