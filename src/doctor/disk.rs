@@ -286,10 +286,13 @@ mod tests {
         assert_eq!(judge(&pinned("2.331.0"), &there).verdict, Verdict::Good);
         assert_eq!(judge(&pinned("2.319.1"), &there).verdict, Verdict::Bad);
         assert_eq!(judge(&pinned("2.331.0"), &Recorded::default()).verdict, Verdict::Bad, "it is not there");
-        let directory = "directory = \"/opt/runner\"\n";
-        assert_eq!(judge(directory, &Recorded::default()).verdict, Verdict::Bad, "it has no run.sh");
-        let unpacked = Recorded::default().directory("/opt/runner/run.sh", 501, GB);
-        assert_eq!(judge(directory, &unpacked).verdict, Verdict::Unknown, "it does not tell its version");
+        // The configuration's own check wants a runner there; what the probe sees is what is judged.
+        let script = folder.path().join("run.sh").display().to_string();
+        std::fs::write(&script, "").expect("written");
+        let directory = format!("directory = \"{}\"\n", folder.path().display());
+        assert_eq!(judge(&directory, &Recorded::default()).verdict, Verdict::Bad, "it has no run.sh");
+        let unpacked = Recorded::default().directory(&script, 501, GB);
+        assert_eq!(judge(&directory, &unpacked).verdict, Verdict::Unknown, "it does not tell its version");
     }
 
     #[test]

@@ -98,7 +98,7 @@ mod tests {
         for (name, login) in [
             ("mini-2", "flyci_host_mini_2"),
             ("Mac mini.local", "flyci_host_mac_mini_local"),
-            ("ß'; DROP", "flyci_host____drop"),
+            ("ß'; DROP", "flyci_host_____drop"),
         ] {
             assert_eq!(login_of(name), login);
             assert!(is_login(&login_of(name)), "{login}");
