@@ -82,8 +82,9 @@ fn trouble(host: &str, error: &BreachError) -> Trouble {
     Trouble {
         what: format!("guests of {host} are not isolated: it takes no jobs"),
         evidence: error.to_string(),
-        fix: "on a Mac, load the packet filter's rules (`flyci service install`); then it is tried again by itself. Where \
-              guests may reach the host: `probe_network = false` under [host]"
-            .to_owned(),
+        fix:
+            "keep them from it: on a Mac by rules of the packet filter for 192.168.64.0/24; then it is tried again by \
+              itself. Where guests may reach the host: `probe_network = false` under [host], and restart"
+                .to_owned(),
     }
 }
