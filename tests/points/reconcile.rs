@@ -112,6 +112,7 @@ pub async fn an_orphaned_registration(world: &World, deaths: &[String]) {
             world.execute("UPDATE repositories SET swept_at = NULL").await;
         })
         .await;
+    world.reaches_or_dies("after upkeep.registrations_remove").await;
     world.jobs_are(&["cancelled"]).await;
 }
 
