@@ -2,10 +2,9 @@
 //! neither change a row nor compute a chain anew. It is random, and wrapped by the master key like a
 //! tenant's keys, so that the rows of before a rotation can still be checked.
 
-use super::envelope::{KEY_LENGTH, Place, length_prefixed};
+use super::envelope::{KEY_LENGTH, Place, mac_over};
 use super::random;
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
+use hmac::Mac;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -25,19 +24,13 @@ impl AuditKey {
     /// The MAC over the parts of a row, each with its length before it.
     #[must_use]
     pub fn mac(&self, parts: &[&[u8]]) -> [u8; 32] {
-        self.over(parts).finalize().into_bytes().into()
+        mac_over(self.0.as_slice(), parts).finalize().into_bytes().into()
     }
 
     /// True when `mac` is the MAC over these parts.
     #[must_use]
     pub fn verify(&self, parts: &[&[u8]], mac: &[u8]) -> bool {
-        self.over(parts).verify_slice(mac).is_ok()
-    }
-
-    fn over(&self, parts: &[&[u8]]) -> Hmac<Sha256> {
-        let mut over = Hmac::<Sha256>::new_from_slice(self.0.as_slice()).expect("HMAC takes keys of any length");
-        over.update(&length_prefixed(parts));
-        over
+        mac_over(self.0.as_slice(), parts).verify_slice(mac).is_ok()
     }
 
     pub(super) fn generate() -> Self {

@@ -7,6 +7,8 @@
 use super::{KeyId, SecretsError, random};
 use aes_gcm_siv::aead::{Aead, Payload};
 use aes_gcm_siv::{Aes256GcmSiv, KeyInit, Nonce};
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -60,6 +62,13 @@ pub(super) fn length_prefixed(parts: &[&[u8]]) -> Vec<u8> {
         bytes.extend_from_slice(part);
     }
     bytes
+}
+
+/// An HMAC over the parts, each with its length before it: to be finished, or compared.
+pub(super) fn mac_over(key: &[u8], parts: &[&[u8]]) -> Hmac<Sha256> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+    mac.update(&length_prefixed(parts));
+    mac
 }
 
 /// Encrypts a value for its place.

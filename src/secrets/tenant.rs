@@ -1,10 +1,9 @@
 //! One tenant's keys: they encrypt its values and make the HMACs by which these are found.
 
-use super::envelope::{CipherKey, KEY_LENGTH, Place, length_prefixed, open, seal};
+use super::envelope::{CipherKey, KEY_LENGTH, Place, mac_over, open, seal};
 use super::{KeyId, Lookup, Sealed, SecretsError, random};
 use crate::domain::ids::TenantId;
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
+use hmac::Mac;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -207,9 +206,7 @@ fn malformed(column: Column, expected: &'static str) -> SecretsError {
 
 /// HMAC-SHA256 over what is looked up and where.
 pub(super) fn keyed_lookup(key: &[u8; KEY_LENGTH], place: &str, value: &[u8]) -> Lookup {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
-    mac.update(&length_prefixed(&[place.as_bytes(), value]));
-    Lookup(mac.finalize().into_bytes().into())
+    Lookup(mac_over(key, &[place.as_bytes(), value]).finalize().into_bytes().into())
 }
 
 #[cfg(test)]

@@ -7,14 +7,14 @@
 //! the operator's hand to the host, and nowhere else.
 
 use super::audit::AuditKey;
-use super::envelope::{KEY_LENGTH, length_prefixed};
+use super::envelope::{KEY_LENGTH, mac_over};
 use super::tenant::TenantKeys;
 use super::{SecretsError, random};
 use crate::domain::class::Class;
 use crate::domain::ids::{FleetId, HostId, JobId, RepositoryId, TenantId};
 use chrono::{DateTime, Utc};
 use hkdf::Hkdf;
-use hmac::{Hmac, KeyInit, Mac};
+use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -79,7 +79,7 @@ impl TenantKeys {
             job.origin.as_bytes(),
         ];
         parts.extend(job.labels.iter().map(String::as_bytes));
-        over(self.index_key(), &parts)
+        mac_over(self.index_key(), &parts)
     }
 }
 
@@ -139,7 +139,7 @@ impl Warrant {
             host.login.as_bytes(),
             host.public_key,
         ];
-        over(self.0.as_slice(), &parts)
+        mac_over(self.0.as_slice(), &parts)
     }
 
     /// The token of an invitation: the same each time it is made out of the same row.
@@ -147,7 +147,7 @@ impl Warrant {
     pub fn token(&self, name: &str, login: &str, nonce: &[u8], until: DateTime<Utc>) -> JoinToken {
         let until = until.timestamp_micros().to_be_bytes();
         let parts: [&[u8]; 5] = [PURPOSE_TOKEN, name.as_bytes(), login.as_bytes(), nonce, &until];
-        let mac: [u8; 32] = over(self.0.as_slice(), &parts).finalize().into_bytes().into();
+        let mac: [u8; 32] = mac_over(self.0.as_slice(), &parts).finalize().into_bytes().into();
         let (token, _) = mac.split_first_chunk::<TOKEN_LENGTH>().expect("an HMAC is longer than a token");
         JoinToken(Zeroizing::new(*token))
     }
@@ -202,7 +202,7 @@ impl JoinToken {
 
     fn over(&self, fleet: FleetId, name: &str, login: &str, public_key: &[u8]) -> Hmac<Sha256> {
         let parts: [&[u8]; 5] = [PURPOSE_PROOF, fleet.0.as_bytes(), name.as_bytes(), login.as_bytes(), public_key];
-        over(self.0.as_slice(), &parts)
+        mac_over(self.0.as_slice(), &parts)
     }
 }
 
@@ -210,12 +210,6 @@ impl JoinToken {
 #[must_use]
 pub fn fingerprint(public_key: &[u8]) -> String {
     hex::encode(&Sha256::digest(public_key)[..8])
-}
-
-fn over(key: &[u8], parts: &[&[u8]]) -> Hmac<Sha256> {
-    let mut over = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
-    over.update(&length_prefixed(parts));
-    over
 }
 
 #[cfg(test)]
