@@ -70,7 +70,7 @@ impl Vault {
         check(config, pool, &ring).await?;
         let days = |span: Span| chrono::Duration::from_std(span.0).unwrap_or(chrono::Duration::MAX);
         let trail = trail::open(pool, &ring, &config.host.name).await?;
-        let warrant = Arc::new(trail::warrant(pool, &ring).await?);
+        let warrant = Arc::new(trail.warrant());
         let fleet = databases.fleet().await?;
         let joins = Joins { pool: pool.clone(), warrant: Arc::clone(&warrant), trail: trail.clone(), fleet };
         let plan =

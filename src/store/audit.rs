@@ -8,6 +8,7 @@
 
 use super::Result;
 use crate::secrets::AuditKey;
+use crate::secrets::vouch::Warrant;
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgExecutor, PgPool};
@@ -81,6 +82,12 @@ impl Trail {
     #[must_use]
     pub fn of_gateway(name: &str, key: AuditKey) -> Self {
         Self { chain: format!("gateway:{name}").into(), key: Arc::new(key) }
+    }
+
+    /// What the gateways of the fleet vouch for hosts by: it comes from the trail's key, which they share.
+    #[must_use]
+    pub fn warrant(&self) -> Warrant {
+        Warrant::of(&self.key)
     }
 
     /// The chain that this writes.

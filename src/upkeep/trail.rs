@@ -2,7 +2,6 @@
 //! checkpoint, and verifies it.
 
 use crate::points::effect;
-use crate::secrets::vouch::Warrant;
 use crate::secrets::{AuditKey, KeyRing, SecretsError};
 use crate::store::StoreError;
 use crate::store::audit::{self, Act, CHECKPOINT, Entry, Head, Trail, UNKEYED};
@@ -34,14 +33,6 @@ pub enum TrailError {
 /// When the database is away, or the key was wrapped by a master key that is not at hand.
 pub async fn open(pool: &PgPool, ring: &KeyRing, name: &str) -> Result<Trail, TrailError> {
     Ok(Trail::of_gateway(name, key(pool, ring).await?))
-}
-
-/// What the gateways of a fleet vouch for hosts by.
-///
-/// # Errors
-/// As [`open`].
-pub async fn warrant(pool: &PgPool, ring: &KeyRing) -> Result<Warrant, TrailError> {
-    Ok(Warrant::of(&key(pool, ring).await?))
 }
 
 async fn key(pool: &PgPool, ring: &KeyRing) -> Result<AuditKey, TrailError> {

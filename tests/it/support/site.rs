@@ -117,7 +117,7 @@ impl Site {
         let prometheus = start_metrics(loopback(), metrics_router(told), &life).expect("a port");
         let admin = AdminState {
             pool: db.gateway.clone(),
-            warrant: Arc::new(trail::warrant(&db.gateway, &ring).await.expect("the trail has a key")),
+            warrant: Arc::new(trail.warrant()),
             keeper: Arc::new(keeper(&db, &ring, &trail)),
             eraser: Arc::new(eraser(&db, &ring, &trail, &wakes)),
             auditor: Arc::new(Auditor::new(db.gateway.clone(), trail.clone(), chrono::Duration::days(1_000))),

@@ -176,7 +176,7 @@ impl World {
     /// What the gateways vouch for hosts by.
     pub async fn warrant(&self) -> Warrant {
         let ring = KeyRing::open(&self.folder.path().join("data/master.key")).expect("the gateway's master key");
-        trail::warrant(&self.db.gateway, &ring).await.expect("the trail's key opens")
+        trail::open(&self.db.gateway, &ring, "world").await.expect("the trail's key opens").warrant()
     }
 
     /// Lets a host join, as `flyci host invite` does.
