@@ -169,9 +169,7 @@ async fn why_away(options: &PgConnectOptions) -> StoreError {
 
 async fn migrate_with(pool: &PgPool) -> Result<()> {
     if let Some(fleet) = fleet::find_schema(pool).await? {
-        if fleet.min_reader > SCHEMA {
-            return Err(StoreError::TooNew { found: fleet.schema, min_reader: fleet.min_reader, ours: SCHEMA });
-        }
+        refuse_newer(&fleet)?;
         if fleet.schema > SCHEMA {
             return Ok(());
         }
@@ -182,15 +180,21 @@ async fn migrate_with(pool: &PgPool) -> Result<()> {
     })
 }
 
+/// A schema that programs of this version must not touch.
+fn refuse_newer(fleet: &fleet::Schema) -> Result<()> {
+    if fleet.min_reader > SCHEMA {
+        return Err(StoreError::TooNew { found: fleet.schema, min_reader: fleet.min_reader, ours: SCHEMA });
+    }
+    Ok(())
+}
+
 /// Makes sure that the database has the schema that this version works with: for a host, which does not migrate.
 ///
 /// # Errors
 /// When the database is away, too old or too new.
 pub async fn check_schema(pool: &PgPool) -> Result<()> {
     let fleet = fleet::find_schema(pool).await?.unwrap_or(fleet::Schema { schema: 0, min_reader: 0 });
-    if fleet.min_reader > SCHEMA {
-        return Err(StoreError::TooNew { found: fleet.schema, min_reader: fleet.min_reader, ours: SCHEMA });
-    }
+    refuse_newer(&fleet)?;
     if fleet.schema < SCHEMA {
         return Err(StoreError::TooOld { found: fleet.schema, ours: SCHEMA });
     }
