@@ -96,19 +96,19 @@ impl Keeper {
     /// # Errors
     /// When the database is away, or the source of the keys lost one that is needed.
     pub async fn pass(&self) -> Result<KeysReport, KeysError> {
-        self.announce().await?;
+        let told = self.announce().await?;
         let known = keys::master_keys(&self.pool).await?;
         let needed: Vec<KeyId> = known.iter().filter(|key| key.is_needed()).map(|key| key.id).collect();
         if self.ring.look_again(&needed)? {
             tracing::info!(keys = ?self.ring.master_key_ids(), "the source of the master keys has changed");
         }
         self.rotate_if_due(&known).await?;
-        self.announce().await?;
+        let told = self.announce_change(told).await?;
         let mut report = KeysReport::default();
         let gateways = keys::gateways(&self.pool).await?;
         if self.lacking(&gateways).is_empty() {
             self.ring.wrap_with_newest();
-            self.announce().await?;
+            self.announce_change(told).await?;
             self.rewrap_all(&mut report).await?;
             if !report.is_partial {
                 report.destroyed += self.destroy_unneeded().await?;
@@ -167,12 +167,23 @@ impl Keeper {
         Ok(())
     }
 
-    /// Tells the other gateways which keys this one has, the one that it wraps with first.
-    async fn announce(&self) -> Result<(), KeysError> {
+    /// Tells the other gateways which keys this one has, and that it runs.
+    async fn announce(&self) -> Result<Vec<KeyId>, KeysError> {
+        let ids = self.at_hand();
+        effect!("upkeep.keys_told", keys::announce(&self.pool, self.gateway, &self.name, &ids).await)?;
+        Ok(ids)
+    }
+
+    /// The same, if it is not what was told already.
+    async fn announce_change(&self, told: Vec<KeyId>) -> Result<Vec<KeyId>, KeysError> {
+        if self.at_hand() == told { Ok(told) } else { self.announce().await }
+    }
+
+    /// The keys of this gateway, the one that it wraps with first.
+    fn at_hand(&self) -> Vec<KeyId> {
         let wraps = self.ring.master_key_id();
         let others = self.ring.master_key_ids().into_iter().filter(|id| *id != wraps);
-        let ids: Vec<KeyId> = std::iter::once(wraps).chain(others).collect();
-        Ok(effect!("upkeep.keys_told", keys::announce(&self.pool, self.gateway, &self.name, &ids).await)?)
+        std::iter::once(wraps).chain(others).collect()
     }
 
     /// The gateways that run and do not have the newest key.
