@@ -356,6 +356,12 @@ pub async fn image_booted(db: impl PgExecutor<'_>, host: HostId, image: &str) ->
     Ok(())
 }
 
+/// Forgets how an image did on a host: a trial begins anew.
+pub async fn forget_image(db: impl PgExecutor<'_>, host: HostId, image: &str) -> Result<()> {
+    sqlx::query!("DELETE FROM host_images WHERE host_id = $1 AND image = $2", host.0, image).execute(db).await?;
+    Ok(())
+}
+
 /// Whether the host tests images, and this one was not ready yet in its world.
 pub async fn is_untested(db: impl PgExecutor<'_>, host: HostId, image: &str) -> Result<bool> {
     Ok(sqlx::query_scalar!(

@@ -85,12 +85,6 @@ pub async fn begin_update(db: impl PgExecutor<'_>, update: &Update<'_>) -> Resul
     Ok(Applied::from_rows(rows))
 }
 
-/// Forgets how an image did on a host: a trial begins anew.
-pub async fn forget_health(db: impl PgExecutor<'_>, host: HostId, image: &str) -> Result<()> {
-    sqlx::query!("DELETE FROM host_images WHERE host_id = $1 AND image = $2", host.0, image).execute(db).await?;
-    Ok(())
-}
-
 /// Every host takes the candidate. Stale when another one, or none, is tried meanwhile.
 pub async fn promote(db: impl PgExecutor<'_>, reference: &str, candidate: &str) -> Result<Applied> {
     let rows = sqlx::query!(

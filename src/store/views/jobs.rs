@@ -4,6 +4,7 @@ use super::fleet::VmTimes;
 use crate::domain::ids::{JobId, RunnerId, TenantId, VmId};
 use crate::secrets::{Lookup, Sealed};
 use crate::store::Result;
+use crate::store::refusals::Refusal;
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 use uuid::Uuid;
@@ -319,7 +320,7 @@ pub async fn find_jobs(db: impl PgExecutor<'_>, lookups: &[(TenantId, Lookup)]) 
 pub async fn find_refusals(
     db: impl PgExecutor<'_>,
     lookups: &[(TenantId, Lookup)],
-) -> Result<Option<(TenantId, crate::store::refusals::Refusal)>> {
+) -> Result<Option<(TenantId, Refusal)>> {
     let (tenants, hashes) = split(lookups);
     let row = sqlx::query!(
         r#"SELECT r.tenant_id AS "tenant: TenantId", r.reason, r.nearest_profile, r.label, r.refused_at
@@ -332,7 +333,7 @@ pub async fn find_refusals(
     .fetch_optional(db)
     .await?;
     Ok(row.map(|row| {
-        let refusal = crate::store::refusals::Refusal {
+        let refusal = Refusal {
             reason: row.reason,
             nearest_profile: row.nearest_profile,
             label: row.label,
@@ -343,11 +344,7 @@ pub async fn find_refusals(
 }
 
 /// Refusals from `since` on, newest first, with whose they are.
-pub async fn refusals(
-    db: impl PgExecutor<'_>,
-    since: DateTime<Utc>,
-    limit: i64,
-) -> Result<Vec<(TenantId, crate::store::refusals::Refusal)>> {
+pub async fn refusals(db: impl PgExecutor<'_>, since: DateTime<Utc>, limit: i64) -> Result<Vec<(TenantId, Refusal)>> {
     let rows = sqlx::query!(
         r#"SELECT tenant_id AS "tenant: TenantId", reason, nearest_profile, label, refused_at
            FROM refusals WHERE refused_at >= $1 ORDER BY refused_at DESC LIMIT $2"#,
@@ -356,14 +353,15 @@ pub async fn refusals(
     )
     .fetch_all(db)
     .await?;
-    let refusal = |reason, nearest_profile, label, refused_at| crate::store::refusals::Refusal {
-        reason,
-        nearest_profile,
-        label,
-        refused_at,
-    };
-    let shown =
-        rows.into_iter().map(|row| (row.tenant, refusal(row.reason, row.nearest_profile, row.label, row.refused_at)));
+    let shown = rows.into_iter().map(|row| {
+        let refusal = Refusal {
+            reason: row.reason,
+            nearest_profile: row.nearest_profile,
+            label: row.label,
+            refused_at: row.refused_at,
+        };
+        (row.tenant, refusal)
+    });
     Ok(shown.collect())
 }
 

@@ -83,7 +83,7 @@ pub async fn update(
     if image_pins::begin_update(&mut *tx, &asked).await? == Applied::Stale {
         return Err(Failure::conflict(format!("{reference} was changed meanwhile: look at `flyci image pins`")));
     }
-    image_pins::forget_health(&mut *tx, canary.id, &digest).await?;
+    hosts::forget_image(&mut *tx, canary.id, &digest).await?;
     let detail = format!("{digest} on {} first", canary.name);
     record(&mut tx, &state, &operator, "image.update", &reference, Some(&detail)).await?;
     tx.commit().await.map_err(StoreError::from)?;
