@@ -4,6 +4,7 @@
 //! A browser of this machine is kept out of the TCP listener by its `Host` (a name that was made to
 //! point here) and its `Origin` (a page of somebody else).
 
+use super::ROUTES;
 use crate::store::audit::{Act, Trail};
 use crate::web::connections::Peer;
 use crate::web::failure::Failure;
@@ -21,9 +22,6 @@ use std::time::{Duration, Instant};
 
 /// Refusals of a minute that are written down.
 const REFUSALS_A_MINUTE: u32 = 30;
-/// What may be asked for, as a refusal names it.
-const KINDS: [&str; 11] =
-    ["status", "jobs", "vms", "hosts", "tenants", "keys", "deliveries", "audit", "usage", "images", "metrics"];
 
 /// Who asks for a change: a user of this machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -127,8 +125,8 @@ impl Refusals {
             None => "unknown".to_owned(),
         };
         // The path may hold an account's name, and whatever a stranger writes: its kind is told alone.
-        let kind = path.strip_prefix(crate::api::BASE).and_then(|rest| rest.split('/').nth(1)).unwrap_or_default();
-        let kind = KINDS.iter().find(|known| **known == kind).copied().unwrap_or("else");
+        let kind = ROUTES.iter().filter_map(|(_, route)| kind(route)).find(|known| Some(*known) == kind(path));
+        let kind = kind.unwrap_or("else");
         let method = if *method == Method::GET || *method == Method::HEAD { "read" } else { "change" };
         let detail = (unwritten > 0).then(|| format!("{unwritten} more before it are not written down"));
         let subject = format!("{method} {kind}");
@@ -137,6 +135,11 @@ impl Refusals {
             tracing::warn!(error = %crate::errors::chain(&error), "a refusal could not be written into the audit trail");
         }
     }
+}
+
+/// What a path of the API is about: `jobs` of `/api/v1/jobs/7/why`.
+fn kind(path: &str) -> Option<&str> {
+    path.strip_prefix(crate::api::BASE)?.split('/').nth(1)
 }
 
 fn read_only() -> Failure {
