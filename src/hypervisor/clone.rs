@@ -4,6 +4,7 @@
 //! whatever the disk's size. A file system that cannot do it is told: a full copy of a hundred gigabytes per job would
 //! look like a hang, and fill the disk.
 
+use super::remove_if_there;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -57,17 +58,14 @@ pub fn file(from: &Path, to: &Path, how: How) -> Result<(), CloneError> {
     enlarged(from, to, how, 0)
 }
 
-/// As [`file`], of `at_least` so many bytes: what is beyond the image is a hole. A clone is never smaller than its image.
+/// As [`file()`], of `at_least` so many bytes: what is beyond the image is a hole. A clone is never smaller than its image.
 ///
 /// # Errors
 /// [`CloneError`].
 pub fn enlarged(from: &Path, to: &Path, how: How, at_least: u64) -> Result<(), CloneError> {
     let unfinished = to.with_added_extension("unfinished");
     let failed = |source| failure(from, to, source);
-    match fs::remove_file(&unfinished) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
+    remove_if_there(&unfinished).map_err(failed)?;
     match how {
         How::Share => reflink_copy::reflink(from, &unfinished).map_err(failed)?,
         // The standard library's copy shares or keeps holes where it can.

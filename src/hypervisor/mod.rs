@@ -127,6 +127,14 @@ pub trait Hypervisor: Send + Sync + 'static {
     fn guest(&self, vm: VmId) -> Arc<dyn Guest>;
 }
 
+/// Removes what an earlier process may have left.
+fn remove_if_there(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// A failure of the file system, with what was being done where.
 fn io_error(doing: &str, path: &Path, source: std::io::Error) -> HypervisorError {
     HypervisorError::Io { doing: format!("{doing} {}", path.display()), source }

@@ -5,7 +5,7 @@ use crate::domain::units::Bytes;
 use crate::errors::chain;
 use crate::hypervisor::process::{Tool, ToolError};
 use crate::hypervisor::record::VmDirectory;
-use crate::hypervisor::{HypervisorError, io_error, room};
+use crate::hypervisor::{HypervisorError, io_error, remove_if_there, room};
 use crate::images::build::disk as image_disk;
 use crate::images::{DISK, Image};
 use std::fs;
@@ -62,10 +62,7 @@ pub(super) async fn encrypt(vm: &VmDirectory, size: Bytes) -> Result<Zeroizing<S
     let capacity = Bytes(size.0 + LEAST_OVERHEAD.max(size.0 / OVERHEAD_SHARE));
     let made = tokio::task::spawn_blocking(move || {
         // Of a process that did not start.
-        match fs::remove_file(&volume) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove_if_there(&volume)?;
         luks::make(&volume, &fs::read(clone)?, capacity)
     });
     made.await.unwrap_or_else(|panicked| Err(io::Error::other(panicked))).map_err(failed)

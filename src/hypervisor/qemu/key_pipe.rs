@@ -1,6 +1,7 @@
 //! The way of a disk's key into the VM's process: a named pipe in the VM's directory, which keeps nothing. An
 //! argument is in the process list, a file on the disk, and an inherited descriptor does not get past `pasta`.
 
+use crate::hypervisor::remove_if_there;
 use nix::sys::stat::Mode;
 use std::fs;
 use std::io;
@@ -19,10 +20,7 @@ pub(super) struct KeyPipe(PathBuf);
 impl KeyPipe {
     /// Makes the pipe, for this user alone.
     pub(super) fn make(path: PathBuf) -> io::Result<Self> {
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove_if_there(&path)?;
         nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
         Ok(Self(path))
     }

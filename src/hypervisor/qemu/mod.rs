@@ -19,7 +19,7 @@ pub use network::NetworkError;
 use super::log::tail;
 use super::process::ToolError;
 use super::record::{self, Home, Process, Record, VmDirectory};
-use super::{Hypervisor, HypervisorError, Presence, VmSpec, io_error, room};
+use super::{Hypervisor, HypervisorError, Presence, VmSpec, io_error, remove_if_there, room};
 use crate::domain::ids::VmId;
 use crate::domain::units::Bytes;
 use crate::errors::chain;
@@ -30,7 +30,7 @@ use command::{Machine, Uplink};
 use key_pipe::KeyPipe;
 use network::Isolation;
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -341,10 +341,7 @@ fn usable(path: &Path) -> Result<Image, HypervisorError> {
 /// Starts the VM's process in a session of its own, with the lock as its standard input.
 fn start(vm: &VmDirectory, words: &[String], lock: File) -> io::Result<Child> {
     for socket in [vm.path().join(CONTROL_SOCKET), vm.agent_socket()] {
-        match fs::remove_file(&socket) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove_if_there(&socket)?;
     }
     let mut record = vm.read_record()?;
     let boot_id = record::boot_id()?;

@@ -3,6 +3,7 @@
 
 use super::fault::{Fault, FaultReason};
 use super::server::End;
+use crate::hypervisor::remove_if_there;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -98,10 +99,7 @@ impl Death {
     /// # Errors
     /// The file system's.
     pub fn forget(directory: &Path) -> io::Result<()> {
-        match fs::remove_file(directory.join(END_FILE)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        remove_if_there(&directory.join(END_FILE))
     }
 }
 

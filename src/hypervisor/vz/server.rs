@@ -7,6 +7,7 @@ use super::fault::{Fault, FaultReason};
 use super::machine::{Vm, VmState};
 use super::protocol::{self, Answer, Choice, Condition, Greeting, Request, Versions};
 use crate::hypervisor::record::AGENT_SOCKET;
+use crate::hypervisor::remove_if_there;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -79,10 +80,7 @@ impl Sockets {
         let bind = |name: &str| {
             let path = directory.join(name);
             // What a process that died left. Whoever binds holds the vm's lock.
-            match std::fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            remove_if_there(&path)?;
             UnixListener::bind(path)
         };
         // The agent's first: whoever can ask for a start can also reach the guest.
