@@ -61,6 +61,12 @@ fn silent() -> Behaviour {
     Behaviour { start_after: Duration::from_secs(3600), ..Behaviour::default() }
 }
 
+/// Whatever was decided while one was silent, no vm is left on either.
+async fn neither_has_anything(world: &World, first: Host, second: Host) {
+    first.nothing_is_left(world).await;
+    second.nothing_is_left(world).await;
+}
+
 #[tokio::test]
 async fn what_a_silent_host_was_booting_is_served_by_another_and_destroyed_when_it_returns() {
     let (world, mut first, mut second) = two_hosts().await;
@@ -77,8 +83,7 @@ async fn what_a_silent_host_was_booting_is_served_by_another_and_destroyed_when_
     assert_eq!(first.machines.vms().len(), 1, "nobody but its host can destroy it");
     first.start().await;
     world.until("its end is written", async || world.ends().await == ["abandoned", "job_done"]).await;
-    first.nothing_is_left(&world).await;
-    second.nothing_is_left(&world).await;
+    neither_has_anything(&world, first, second).await;
     world.nothing_is_left().await;
 }
 
@@ -98,8 +103,7 @@ async fn what_waits_for_its_runner_on_a_silent_host_leaves_no_registration() {
     assert_eq!(world.completed(job).await.conclusion, Some(Conclusion::Success));
     first.start().await;
     world.until("its end is written", async || world.ends().await == ["abandoned", "job_done"]).await;
-    first.nothing_is_left(&world).await;
-    second.nothing_is_left(&world).await;
+    neither_has_anything(&world, first, second).await;
     world.nothing_is_left().await;
 }
 
@@ -119,8 +123,7 @@ async fn a_runner_without_a_job_on_a_silent_host_is_let_go_by_github_before_its_
     second.start().await;
     assert_eq!(world.completed(job).await.conclusion, Some(Conclusion::Success));
     first.start().await;
-    first.nothing_is_left(&world).await;
-    second.nothing_is_left(&world).await;
+    neither_has_anything(&world, first, second).await;
     assert_eq!(world.ends().await, ["abandoned", "job_done"]);
     world.nothing_is_left().await;
 }
@@ -143,8 +146,7 @@ async fn a_job_that_runs_on_a_silent_host_runs_on_and_once() {
     world.github.cancel(job);
     world.completed(job).await;
     world.until("it ends where it ran", async || world.ends().await == ["job_done"]).await;
-    first.nothing_is_left(&world).await;
-    second.nothing_is_left(&world).await;
+    neither_has_anything(&world, first, second).await;
     world.nothing_is_left().await;
 }
 
@@ -168,8 +170,7 @@ async fn a_runner_that_github_calls_busy_is_kept_although_its_deliveries_were_lo
     first.start().await;
     world.jobs_are(&["done"]).await;
     assert_eq!(world.ends().await.len(), 1, "it ran once");
-    first.nothing_is_left(&world).await;
-    second.nothing_is_left(&world).await;
+    neither_has_anything(&world, first, second).await;
     world.nothing_is_left().await;
 }
 
@@ -189,8 +190,7 @@ async fn a_job_that_ends_while_its_host_is_silent_needs_the_host_only_to_clean_u
     assert_eq!(rescuer.looks().await.stopped, 1);
     assert_eq!(world.live().await, ["first stopping"], "its tenant may have another vm, its slot is not free");
     first.start().await;
-    first.nothing_is_left(&world).await;
-    second.nothing_is_left(&world).await;
+    neither_has_anything(&world, first, second).await;
     assert_eq!(world.ends().await, ["job_done"]);
     world.nothing_is_left().await;
 }
@@ -206,8 +206,7 @@ async fn a_host_that_was_only_cut_off_destroys_what_was_abandoned_and_then_serve
     world.until("it lets the old one go", async || !first.machines.vms().contains(&stale)).await;
     first.machines.heal(Step::Ready);
     assert_eq!(world.completed(job).await.conclusion, Some(Conclusion::Success));
-    first.nothing_is_left(&world).await;
-    second.nothing_is_left(&world).await;
+    neither_has_anything(&world, first, second).await;
     assert_eq!(world.ends().await, ["abandoned", "job_done"]);
     world.nothing_is_left().await;
 }
@@ -227,8 +226,7 @@ async fn a_host_that_speaks_at_the_last_moment_keeps_its_vms() {
     assert_eq!(rescuer.looks().await, RescueReport::default());
     first.machines.heal(Step::Ready);
     world.jobs_are(&["done"]).await;
-    first.nothing_is_left(&world).await;
-    second.nothing_is_left(&world).await;
+    neither_has_anything(&world, first, second).await;
     assert_eq!(world.ends().await, ["job_done"]);
     world.nothing_is_left().await;
 }
@@ -279,7 +277,6 @@ async fn a_beat_between_the_look_and_the_word_takes_the_word_back() {
     first.start().await;
     first.machines.heal(Step::Ready);
     world.jobs_are(&["done"]).await;
-    first.nothing_is_left(&world).await;
-    second.nothing_is_left(&world).await;
+    neither_has_anything(&world, first, second).await;
     world.nothing_is_left().await;
 }
